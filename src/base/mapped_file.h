@@ -1,0 +1,34 @@
+// A file mapped read-only. The pages are shared with the page cache and do not count as our memory.
+//
+// Move-only; safe to read from any thread. A file that shrinks while mapped raises SIGBUS: weight
+// files must not be edited while in use.
+#pragma once
+
+#include "base/result.h"
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <utility>
+
+namespace nibble {
+
+class MappedFile {
+ public:
+  static Result<MappedFile> open(const std::string& path);
+
+  MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace nibble
