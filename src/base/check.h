@@ -12,8 +12,8 @@ namespace nibble {
 
 /// One value printed with a failed check.
 struct CheckValue {
-  CheckValue(const std::string& text) : text(text) {}  // NOLINT: implicit by design
-  CheckValue(const char* text) : text(text) {}  // NOLINT: implicit by design
+  CheckValue(const std::string& value) : text(value) {}  // NOLINT: implicit by design
+  CheckValue(const char* value) : text(value) {}  // NOLINT: implicit by design
   template <typename Number, typename = std::enable_if_t<std::is_arithmetic_v<Number>>>
   CheckValue(Number number) : text(std::to_string(number)) {}  // NOLINT: implicit by design
 
