@@ -43,10 +43,10 @@ TEST(Shape, CountsComparesAndPrints) {
   EXPECT_EQ(grown, (Shape{2, 3}));
 }
 
-TEST(ShapeDeathTest, RefusesRankFive) {
-  EXPECT_DEATH((Shape{1, 2, 3, 4, 5}), "rank above four");
-  Shape full{1, 2, 3, 4};
-  EXPECT_DEATH(full.append(5), "rank above four");
+TEST(ShapeDeathTest, RefusesRanksAboveTheLimit) {
+  EXPECT_DEATH((Shape{1, 2, 3, 4, 5, 6}), "rank above");
+  Shape full{1, 2, 3, 4, 5};
+  EXPECT_DEATH(full.append(6), "rank above");
 }
 
 TEST(Tensor, IsZeroedAlignedAndMoveOnly) {
