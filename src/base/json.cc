@@ -18,7 +18,7 @@ constexpr size_t kMaxOrderedKeys = 4096;
 // objects.
 class Guard {
  public:
-  explicit Guard(size_t max_keys) : max_keys_(max_keys) {}
+  Guard(size_t max_keys, DuplicateKeys duplicates) : max_keys_(max_keys), duplicates_(duplicates) {}
 
   template <typename AnyJson>
   bool operator()(int depth, nlohmann::detail::parse_event_t event, const AnyJson& value) {
@@ -30,7 +30,10 @@ class Guard {
     if (event == Event::object_end && !keys_.empty()) keys_.pop_back();
     if (event == Event::key && !keys_.empty()) {
       const auto key = value.template get<std::string>();
-      if (!keys_.back().insert(key).second) problem_ = fmt::format("key \"{}\" appears twice", key);
+      const bool is_new = keys_.back().insert(key).second;
+      if (!is_new && duplicates_ == DuplicateKeys::refuse) {
+        problem_ = fmt::format("key \"{}\" appears twice", key);
+      }
       if (keys_.back().size() > max_keys_) {
         problem_ = fmt::format("an object has more than {} keys", max_keys_);
       }
@@ -41,15 +44,17 @@ class Guard {
 
  private:
   size_t max_keys_;
+  DuplicateKeys duplicates_;
   std::vector<std::set<std::string>> keys_;
   std::string problem_;
 };
 
 template <typename AnyJson>
-Result<AnyJson> parse(std::string_view text, const std::string& what, size_t max_keys) {
+Result<AnyJson> parse(std::string_view text, const std::string& what, size_t max_keys,
+                      DuplicateKeys duplicates) {
   // The parser recurses no deeper than its own explicit stack, so a depth check by callback
   // suffices.
-  Guard guard(max_keys);
+  Guard guard(max_keys, duplicates);
   try {
     const auto callback = [&guard](int depth, nlohmann::detail::parse_event_t event,
                                    AnyJson& value) { return guard(depth, event, value); };
@@ -77,11 +82,12 @@ const Json* member(const Json& object, const std::string& key) {
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, const std::string& what) {
-  return parse<Json>(text, what, SIZE_MAX);
+  return parse<Json>(text, what, SIZE_MAX, DuplicateKeys::refuse);
 }
 
-Result<OrderedJson> parse_ordered_json(std::string_view text, const std::string& what) {
-  return parse<OrderedJson>(text, what, kMaxOrderedKeys);
+Result<OrderedJson> parse_ordered_json(std::string_view text, const std::string& what,
+                                       DuplicateKeys duplicates) {
+  return parse<OrderedJson>(text, what, kMaxOrderedKeys, duplicates);
 }
 
 Result<Json> read_json_file(const std::string& path) {

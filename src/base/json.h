@@ -21,10 +21,13 @@ using OrderedJson = nlohmann::ordered_json;
 
 inline constexpr int kMaxJsonDepth = 128;
 
-/// Parses one document. `what` names the source in errors ("config.json"). Duplicate keys are an
-/// error.
+/// What a repeated key of one object means: an error (files), or the last value (HTTP clients).
+enum class DuplicateKeys { refuse, last_wins };
+
+/// Parses one document. `what` names the source in errors ("config.json").
 Result<Json> parse_json(std::string_view text, const std::string& what);
-Result<OrderedJson> parse_ordered_json(std::string_view text, const std::string& what);
+Result<OrderedJson> parse_ordered_json(std::string_view text, const std::string& what,
+                                       DuplicateKeys duplicates = DuplicateKeys::refuse);
 
 /// Reads and parses a file.
 Result<Json> read_json_file(const std::string& path);

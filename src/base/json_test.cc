@@ -99,6 +99,14 @@ TEST(Json, TypeErrorsNamePathFoundAndWanted) {
   }
 }
 
+TEST(Json, RepeatedKeysAreRefusedOrTheLastOneWins) {
+  const std::string text = R"({"a": 1, "b": 2, "a": 3})";
+  EXPECT_FALSE(parse_ordered_json(text, "w").ok());
+  const auto json = parse_ordered_json(text, "w", DuplicateKeys::last_wins);
+  ASSERT_TRUE(json.ok());
+  EXPECT_EQ(dump_json(json.value()), R"({"a":3,"b":2})");
+}
+
 TEST(Json, ReadsFiles) {
   const TempFolder folder;
   ASSERT_TRUE(write_file_atomic(folder.file("a.json"), "{\"a\": 1}").ok());
