@@ -1,4 +1,4 @@
-// Extents of a tensor, at most four, with overflow-checked sizes.
+// Extents of a tensor, at most five (the vision patch embedding's weight has that many).
 #pragma once
 
 #include "base/check.h"
@@ -12,18 +12,18 @@ namespace nibble {
 
 class Shape {
  public:
-  static constexpr int kMaxRank = 4;
+  static constexpr int kMaxRank = 5;
 
   Shape() = default;
   Shape(std::initializer_list<int64_t> extents) {
-    NIBBLE_CHECK(extents.size() <= kMaxRank, "rank above four", extents.size());
+    NIBBLE_CHECK(extents.size() <= kMaxRank, "rank above five", extents.size());
     for (const int64_t extent : extents) extents_[static_cast<size_t>(rank_++)] = extent;
   }
 
   int rank() const { return rank_; }
   int64_t operator[](int axis) const { return extents_[static_cast<size_t>(axis)]; }
   void append(int64_t extent) {
-    NIBBLE_CHECK(rank_ < kMaxRank, "rank above four");
+    NIBBLE_CHECK(rank_ < kMaxRank, "rank above five");
     extents_[static_cast<size_t>(rank_++)] = extent;
   }
 

@@ -1,0 +1,70 @@
+// Writes one safetensors file whose tensors are known beforehand; their bytes may come in any
+// order.
+//
+// The file grows under a temporary name in the target's folder and gets its own name only when it
+// is complete and synced (design.md 3.14): a file with the final name is a finished file. Data is
+// laid out by falling element size, then name, so that every tensor is aligned.
+#pragma once
+
+#include "base/result.h"
+#include "tensor/dtype.h"
+#include "tensor/shape.h"
+
+#include <cstddef>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nibble::formats {
+
+/// A tensor as it is to stand in the file.
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::f32;
+  Shape shape;
+
+  size_t bytes() const { return static_cast<size_t>(shape.elements()) * dtype_bytes(dtype); }
+};
+
+/// Move-only. One thread at a time. Dropped before finish(), it removes its temporary file.
+class SafetensorsWriter {
+ public:
+  /// Creates `path`.tmp with the header. Repeated names are an error. A temporary file left by an
+  /// earlier run is overwritten.
+  static Result<SafetensorsWriter> create(const std::string& path,
+                                          const std::vector<TensorSpec>& tensors);
+
+  SafetensorsWriter(SafetensorsWriter&& other) noexcept;
+  SafetensorsWriter& operator=(SafetensorsWriter&& other) noexcept;
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+  ~SafetensorsWriter();
+
+  /// Writes the next bytes of a tensor: pieces of one tensor in order, tensors in any order. An
+  /// unknown name or too many bytes abort (our bug); a full disk is an Error.
+  Result<void> append(std::string_view name, std::span<const std::byte> bytes);
+
+  /// True when every tensor has all its bytes.
+  bool complete() const { return missing_bytes_ == 0; }
+
+  /// Syncs and renames to the final name. Aborts when not complete().
+  Result<void> finish();
+
+ private:
+  struct Slot {
+    size_t offset;  // where the next byte goes, from the start of the file
+    size_t missing_bytes;
+  };
+
+  SafetensorsWriter(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  void abandon();
+
+  std::string path_;
+  int fd_ = -1;
+  std::map<std::string, Slot, std::less<>> slots_;
+  size_t missing_bytes_ = 0;
+};
+
+}  // namespace nibble::formats
