@@ -1,0 +1,30 @@
+// The table. Order matters only where one name is a prefix of another.
+#include "tests/golden/families.h"
+
+#include "tests/golden/tokenizer_goldens.h"
+
+namespace nibble::golden {
+namespace {
+
+void run_tokenizer(const FamilyRun& run, Report& report) {
+  run_tokenizer_family(run.folder, run.tokenizer_file, report);
+}
+
+constexpr Family kFamilies[] = {
+    {"text", "text_", true, nullptr},         {"mtp", "mtp_", true, nullptr},
+    {"vision", "vision_", true, nullptr},     {"tokenizer", "tokenizer", true, run_tokenizer},
+    {"template", "template", false, nullptr}, {"modelopt", "modelopt", false, nullptr},
+};
+
+}  // namespace
+
+const Family* find_family(std::string_view folder_name) {
+  for (const Family& family : kFamilies) {
+    const bool fits =
+        family.is_prefix ? folder_name.starts_with(family.name) : folder_name == family.name;
+    if (fits) return &family;
+  }
+  return nullptr;
+}
+
+}  // namespace nibble::golden
