@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes src/tokenizer/unicode_tables.cc: the code points of \\p{L}, \\p{M}, \\p{N} and \\s, and those NFC leaves alone.
+"""Writes src/tokenizer/unicode_tables.cc: the code points of \\p{L}, \\p{M}, \\p{N}, \\s, and those NFC spares.
 
 The classes are read out of the tokenizers library itself (its regular expression engine, asked about
 every code point), so they are those the reference implementation splits text with, whatever Unicode
@@ -39,6 +39,11 @@ def members(pattern):
 NEW_COMPOSING_LETTERS = [0x105C9, 0x105D2, 0x105DA, 0x105E4, 0x16D63, 0x16D67, 0x16D68, 0x16D69, 0x16D6A]
 
 
+# U+11A7 stands just before the trailing consonants and composes with nothing, but utf8proc 2.8 drops it
+# after a Hangul syllable.
+LIBRARY_DEFECTS = [0x11A7]
+
+
 def nfc_inert(marks):
     """Marks that the reference's NFC neither reorders nor composes: it cuts a text in two there."""
     nfc, nfd = NFC(), NFD()
@@ -55,7 +60,8 @@ def nfc_inert(marks):
         return nfc.normalize_str(before) != before or nfc.normalize_str(after) != after
 
     found = {c for c in marks if c not in composing and not moves(c)}
-    return found | {c for c in NEW_COMPOSING_LETTERS if nfd.normalize_str(chr(c)) == chr(c)}
+    extra = NEW_COMPOSING_LETTERS + LIBRARY_DEFECTS
+    return found | {c for c in extra if nfd.normalize_str(chr(c)) == chr(c) and c not in composing}
 
 
 def ranges(found):
