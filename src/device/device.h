@@ -69,6 +69,8 @@ class Device {
   DType activation_dtype() const {
     return arithmetic_ == Arithmetic::f32 ? DType::f32 : DType::bf16;
   }
+  /// True if host pointers may be used as device pointers (the CPU): mapped files are then read in place.
+  virtual bool shares_host_memory() const = 0;
   /// Zeroed memory; exhausted when there is none. `purpose` names it in the error.
   virtual Result<std::unique_ptr<Memory>> allocate(size_t bytes, const std::string& purpose) = 0;
   virtual void upload(std::byte* destination, std::span<const std::byte> host) = 0;
@@ -172,7 +174,9 @@ class Device {
   /// gate_logit.
   virtual void moe_add_shared(ConstTensorView routed, ConstTensorView shared, TensorView gate_logit,
                               TensorView out, Accumulate accumulate) = 0;
-  /// out act = rows of x [.][N] f32 picked by index.
+  /// out (+)= x, f32 of equal shape.
+  virtual void add(ConstTensorView x, TensorView out, Accumulate accumulate) = 0;
+  /// out[i] = x[rows[i]], f32.
   virtual void gather_rows(ConstTensorView x, const int32_t* rows, TensorView out) = 0;
 
  protected:
@@ -193,12 +197,16 @@ class Device {
     TensorView head_rows, head_norm;  // f32 [R][H], act [R][H]
   };
   /// Lays the workspace out from `base` (null: only counts) and returns the bytes it needs.
-  size_t layout_workspace(const WorkspaceSpec& spec, std::byte* base);
+  size_t layout_workspace(const WorkspaceSpec& spec, std::byte* base, Workspace* workspace) const;
 
   WorkspaceSpec spec_;
   Workspace workspace_;
 
  private:
+  /// out (+)= x W^T; with an Observer through a buffer of its own, reported as "mixer_out".
+  void project_out(const StepPlan& plan, int layer, ConstTensorView x, const PackedLinear& weight,
+                   TensorView out, Accumulate accumulate);
+
   Arithmetic arithmetic_;
 };
 

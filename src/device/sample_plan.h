@@ -20,7 +20,7 @@ struct TokenCount {
 
 struct LogitBias {
   int32_t token;
-  float bias;
+  float bias;  // -infinity: this token is never chosen (stop tokens before min_tokens)
 };
 
 struct SampleRow {
@@ -41,7 +41,7 @@ struct SampleRow {
   int32_t forced_token = -1;  // >= 0: this token, whatever the logits say
   uint64_t seed = 0;  // the draw uses random_unit(seed, draw_index)
   uint64_t draw_index = 0;
-  int32_t top_logprobs = 0;  // 0 .. kMaxTopLogprobs
+  int32_t top_logprobs = 0;  // 0 .. kMaxTopLogprobs; -1: neither logprob nor rank is computed
 };
 
 struct SamplePlan {
@@ -58,7 +58,7 @@ struct SampleResult {
   int32_t num_top = 0;
   int32_t top_tokens[kMaxTopLogprobs] = {};
   float top_logprobs[kMaxTopLogprobs] = {};
-  bool finite = true;  // false: a logit was NaN or infinite; token is -1
+  bool finite = true;  // false: a logit was NaN or infinite; token is -1 (also if none is allowed)
 };
 
 }  // namespace nibble::device

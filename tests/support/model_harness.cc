@@ -1,0 +1,168 @@
+#include "tests/support/model_harness.h"
+
+#include "formats/bf16.h"
+
+namespace nibble::test {
+namespace {
+
+using formats::LayerType;
+
+float element(const std::byte* data, DType dtype, int64_t index) {
+  if (dtype == DType::f32) return reinterpret_cast<const float*>(data)[index];
+  NIBBLE_CHECK(dtype == DType::bf16, "harness reads f32 and bf16 only");
+  return formats::bf16_to_f32(reinterpret_cast<const uint16_t*>(data)[index]);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ModelHarness>> ModelHarness::open(const std::string& folder,
+                                                         const DeviceFactory& factory, int threads,
+                                                         const HarnessOptions& options) {
+  auto harness = std::unique_ptr<ModelHarness>(new ModelHarness);
+  ModelHarness& h = *harness;
+  h.pool_ = std::make_unique<ThreadPool>(threads, std::vector<int>());
+  h.device_ = factory(*h.pool_);
+  NIBBLE_ASSIGN_OR_RETURN(auto checkpoint, formats::Checkpoint::open(folder));
+  h.checkpoint_ = std::make_unique<formats::Checkpoint>(std::move(checkpoint));
+  NIBBLE_ASSIGN_OR_RETURN(const formats::ModelConfig config, formats::load_model_config(folder));
+  NIBBLE_ASSIGN_OR_RETURN(h.source_, model::CheckpointSource::open(*h.checkpoint_, config));
+  NIBBLE_RETURN_IF_ERROR(h.device_->set_workspace(model::workspace_spec(config, options.max_rows)));
+  const auto uninterrupted = [](int, int) { return true; };
+  NIBBLE_ASSIGN_OR_RETURN(h.model_,
+                          model::LoadedModel::load(*h.device_, *h.source_, uninterrupted));
+  NIBBLE_RETURN_IF_ERROR(h.make_caches(options));
+  return harness;
+}
+
+Result<void> ModelHarness::make_caches(const HarnessOptions& options) {
+  const formats::ModelConfig& c = config();
+  const int64_t slots = options.max_sequences;
+  pages_per_sequence_ = (options.max_tokens + device::kPageTokens - 1) / device::kPageTokens;
+  lengths_.assign(static_cast<size_t>(slots), 0);
+  const auto take = [this](int64_t bytes) -> Result<std::byte*> {
+    NIBBLE_ASSIGN_OR_RETURN(auto memory,
+                            device_->allocate(static_cast<size_t>(bytes), "harness cache"));
+    cache_memory_.push_back(std::move(memory));
+    return cache_memory_.back()->data();
+  };
+  for (size_t i = 0; i < c.layer_types.size(); ++i) {
+    device::LayerCache cache;
+    if (c.layer_types[i] == LayerType::full_attention) {
+      const int64_t bytes = slots * pages_per_sequence_ * device::kPageTokens *
+                            c.num_key_value_heads * c.head_dim *
+                            static_cast<int64_t>(dtype_bytes(options.kv_dtype));
+      NIBBLE_ASSIGN_OR_RETURN(cache.kv.k, take(bytes));
+      NIBBLE_ASSIGN_OR_RETURN(cache.kv.v, take(bytes));
+      cache.kv.dtype = options.kv_dtype;
+      cache.kv.k_scale = model_->weights().layers[i].k_scale;
+      cache.kv.v_scale = model_->weights().layers[i].v_scale;
+    } else {
+      device::StateLayer& state = cache.state;
+      const int64_t channels = 2 * c.linear_num_key_heads * c.linear_key_head_dim +
+                               c.linear_num_value_heads * c.linear_value_head_dim;
+      state.recurrent_stride =
+          c.linear_num_value_heads * c.linear_key_head_dim * c.linear_value_head_dim;
+      state.conv_columns = c.linear_conv_kernel_dim - 1;
+      state.conv_dtype = device_->activation_dtype();
+      state.conv_stride_bytes =
+          state.conv_columns * channels * static_cast<int64_t>(dtype_bytes(state.conv_dtype));
+      NIBBLE_ASSIGN_OR_RETURN(std::byte * recurrent, take(slots * state.recurrent_stride * 4));
+      state.recurrent = reinterpret_cast<float*>(recurrent);
+      NIBBLE_ASSIGN_OR_RETURN(state.conv_window, take(slots * state.conv_stride_bytes));
+    }
+    caches_.push_back(cache);
+  }
+  return {};
+}
+
+std::vector<float> ModelHarness::step(const std::vector<SequenceInput>& inputs,
+                                      device::Observer* observer) {
+  std::vector<int32_t> tokens, positions, row_sequence, logit_rows;
+  std::vector<int32_t> pages;
+  std::vector<device::SequenceStep> sequences;
+  for (const SequenceInput& input : inputs) {
+    const auto count = static_cast<int32_t>(input.tokens.size());
+    int32_t& length = lengths_[static_cast<size_t>(input.sequence)];
+    sequences.push_back({input.kind, static_cast<int32_t>(tokens.size()), count, length + count,
+                         length == 0 ? device::kZeroState : input.sequence, input.sequence});
+    for (int32_t i = 0; i < count; ++i) {
+      logit_rows.push_back(static_cast<int32_t>(tokens.size()));
+      tokens.push_back(input.tokens[static_cast<size_t>(i)]);
+      row_sequence.push_back(static_cast<int32_t>(sequences.size()) - 1);
+      for (int axis = 0; axis < 3; ++axis) positions.push_back(length + i);
+    }
+    length += count;
+    for (int32_t page = 0; page < pages_per_sequence_; ++page) {
+      pages.push_back(input.sequence * pages_per_sequence_ + page);
+    }
+  }
+  device::StepPlan plan;
+  plan.num_rows = static_cast<int32_t>(tokens.size());
+  plan.num_sequences = static_cast<int32_t>(sequences.size());
+  plan.num_logit_rows = plan.num_rows;
+  plan.page_table_stride = pages_per_sequence_;
+  plan.token_ids = tokens.data();
+  plan.positions = positions.data();
+  plan.row_sequence = row_sequence.data();
+  plan.sequences = sequences.data();
+  plan.page_table = pages.data();
+  plan.logit_rows = logit_rows.data();
+  plan.observer = observer;
+
+  Tensor hidden(DType::f32, Shape{plan.num_rows, config().hidden_size});
+  Tensor logits(DType::f32, Shape{plan.num_rows, config().vocab_size});
+  model::Decoder decoder(*device_, model::Placement());
+  decoder.forward(plan, model_->weights(), caches_, hidden.view());
+  decoder.head(plan, model_->weights(), hidden.view(), 0, logits.view());
+  device_->synchronize();
+  const float* out = logits.view().as<float>();
+  return std::vector<float>(out, out + logits.shape().elements());
+}
+
+std::vector<float> ModelHarness::prefill(int32_t sequence, const std::vector<int32_t>& tokens,
+                                         int32_t chunk, device::Observer* observer) {
+  reset(sequence);
+  std::vector<float> logits;
+  const size_t step_tokens = chunk == 0 ? tokens.size() : static_cast<size_t>(chunk);
+  for (size_t begin = 0; begin < tokens.size(); begin += step_tokens) {
+    const size_t end = std::min(tokens.size(), begin + step_tokens);
+    const auto at = [&](size_t i) { return tokens.begin() + static_cast<std::ptrdiff_t>(i); };
+    const std::vector<float> part = step({{sequence, {at(begin), at(end)}}}, observer);
+    logits.insert(logits.end(), part.begin(), part.end());
+  }
+  return logits;
+}
+
+std::vector<float> ModelHarness::recurrent_state(int layer, int32_t sequence) const {
+  const device::StateLayer& state = caches_[static_cast<size_t>(layer)].state;
+  const float* data = state.recurrent + sequence * state.recurrent_stride;
+  return std::vector<float>(data, data + state.recurrent_stride);
+}
+
+std::vector<float> ModelHarness::conv_state(int layer, int32_t sequence) const {
+  const device::StateLayer& state = caches_[static_cast<size_t>(layer)].state;
+  const std::byte* data = state.conv_window + sequence * state.conv_stride_bytes;
+  const auto count = state.conv_stride_bytes / static_cast<int64_t>(dtype_bytes(state.conv_dtype));
+  std::vector<float> out;
+  for (int64_t i = 0; i < count; ++i) out.push_back(element(data, state.conv_dtype, i));
+  return out;
+}
+
+std::vector<float> ModelHarness::kv_tail(int layer, int32_t sequence, int32_t count,
+                                         bool value) const {
+  const device::KvLayer& kv = caches_[static_cast<size_t>(layer)].kv;
+  const std::byte* data = value ? kv.v : kv.k;
+  const int64_t heads = config().num_key_value_heads;
+  const int64_t dim = config().head_dim;
+  std::vector<float> out;
+  for (int64_t token = length(sequence) - count; token < length(sequence); ++token) {
+    const int64_t page = sequence * pages_per_sequence_ + token / device::kPageTokens;
+    for (int64_t head = 0; head < heads; ++head) {
+      const int64_t row = (page * heads + head) * device::kPageTokens + token % device::kPageTokens;
+      for (int64_t d = 0; d < dim; ++d) out.push_back(element(data, kv.dtype, row * dim + d));
+    }
+  }
+  return out;
+}
+
+}  // namespace nibble::test
