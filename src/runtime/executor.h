@@ -1,8 +1,8 @@
 // Executor: runs one planned step and samples. The engine's only view of model and device; tests
 // fake it.
 //
-// One step is Step in, StepOutput out. The engine thread calls; a call returns when the results are
-// on the host.
+// One step is Step in, one SampleResult per wanted token out. The engine thread calls; a call
+// returns when the results are on the host.
 #pragma once
 
 #include "base/result.h"
@@ -15,13 +15,22 @@
 
 namespace nibble::runtime {
 
-/// A step on the host: what device::StepPlan says, in vectors the scheduler fills. Index meanings
-/// as there.
+/// Sizes of the largest step, for everything that is taken once at start-up.
+struct StepCapacity {
+  int32_t rows = 0;
+  int32_t sequences = 0;
+  int32_t pages_per_sequence = 0;
+  int32_t logit_rows = 0;
+  int32_t state_saves = 0;
+};
+
+/// A step on the host: what device::StepPlan says, in vectors that step_builder.h fills. Index
+/// meanings as there.
 struct Step {
   std::vector<int32_t> token_ids;
   std::vector<int32_t> positions;  // [rows][3]
   std::vector<device::SequenceStep> sequences;
-  std::vector<std::vector<int32_t>> pages;  // per sequence, in order
+  std::vector<std::span<const int32_t>> pages;  // per sequence; the lists of the sequences
   std::vector<int32_t> logit_rows;
   std::vector<device::StateSave> state_saves;
   std::vector<device::SampleRow> samples;  // which logits become tokens, and how

@@ -49,8 +49,9 @@ struct TokenLogprob {
   std::vector<std::pair<int32_t, float>> top;  // falling probability
 };
 
-/// Text decoded since the last delta (whole UTF-8 characters; text that may be part of a stop
-/// string is held back) and the tokens behind it. text may be empty.
+/// The tokens of one step and the text that became certain (whole UTF-8 characters; text that may
+/// be part of a stop string is held back, so text can lag behind the tokens or be empty). The stop
+/// token that ends a request is among the tokens, without text unless include_stop_in_output.
 struct Delta {
   std::string text;
   std::vector<int32_t> tokens;

@@ -179,8 +179,7 @@ RowSampler::Scan RowSampler::scan(const float* logits) {
   Scan result{kMinusInfinity, true};
   float poison = 0.0f;
   for (int64_t first = 0; first < limit_; first += kBlock) {
-    const float largest =
-        block_maximum(logits + first, std::min(kBlock, limit_ - first), poison);
+    const float largest = block_maximum(logits + first, std::min(kBlock, limit_ - first), poison);
     block_max_[static_cast<size_t>(first / kBlock)] = largest;
     result.max = largest > result.max ? largest : result.max;
   }
@@ -233,8 +232,8 @@ float RowSampler::kth_largest(const float* logits, int32_t k) {
     }
   }
   const auto nth = selection_.begin() + (k - 1);
-  std::nth_element(selection_.begin(), nth,
-                   selection_.begin() + static_cast<std::ptrdiff_t>(found), std::greater<>());
+  std::nth_element(selection_.begin(), nth, selection_.begin() + static_cast<std::ptrdiff_t>(found),
+                   std::greater<>());
   return *nth;
 }
 
