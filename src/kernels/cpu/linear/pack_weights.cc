@@ -1,0 +1,110 @@
+// Writes the packed weight layout; see packed_weights.h for the order of lanes and nibbles.
+#include "kernels/cpu/linear/packed_weights.h"
+
+#include <cstring>
+
+namespace nibble::cpu {
+namespace {
+
+// The rows of one panel, null beyond n, and what lies between blocks.
+struct PanelRowsView {
+  const unsigned char* weight[kPanelRows];
+  const unsigned char* scales[kPanelRows];
+};
+
+PanelRowsView panel_rows(const LinearSource& source, int64_t panel) {
+  const int64_t weight_row_bytes = source.format == PanelFormat::bf16  ? source.k * 2
+                                   : source.format == PanelFormat::fp8 ? source.k
+                                                                       : source.k / 2;
+  PanelRowsView rows{};
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const int64_t row = panel * kPanelRows + r;
+    if (row >= source.n) break;
+    rows.weight[r] = source.weight + row * weight_row_bytes;
+    if (source.scales != nullptr) rows.scales[r] = source.scales + row * (source.k / kBlockK);
+  }
+  return rows;
+}
+
+void pack_panel_bf16(const PanelRowsView& rows, int64_t k, unsigned char* out) {
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    if (rows.weight[r] == nullptr) continue;
+    unsigned char* lane = out + r * 4;
+    for (int64_t pair = 0; pair < k / 2; ++pair) {
+      std::memcpy(lane + pair * 64, rows.weight[r] + pair * 4, 4);
+    }
+    if (k % 2 != 0) std::memcpy(lane + k / 2 * 64, rows.weight[r] + (k - 1) * 2, 2);
+  }
+}
+
+void pack_panel_fp8(const PanelRowsView& rows, int64_t k, unsigned char* out) {
+  constexpr int kByteOf[4] = {0, 2, 1, 3};
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    if (rows.weight[r] == nullptr) continue;
+    for (int64_t i = 0; i < k; ++i) {
+      out[i / 4 * 64 + r * 4 + kByteOf[i % 4]] = rows.weight[r][i];
+    }
+  }
+}
+
+// 8 codes, low nibble = even k, to {even ks in the low half, odd ks in the high half}.
+uint32_t spread_codes(uint32_t codes) {
+  uint32_t even = codes & 0x0F0F0F0F;
+  even = (even | even >> 4) & 0x00FF00FF;
+  even = (even | even >> 8) & 0xFFFF;
+  uint32_t odd = codes >> 4 & 0x0F0F0F0F;
+  odd = (odd | odd >> 4) & 0x00FF00FF;
+  odd = (odd | odd >> 8) & 0xFFFF;
+  return even | odd << 16;
+}
+
+void pack_panel_nvfp4(const PanelRowsView& rows, int64_t k, unsigned char* out) {
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    if (rows.weight[r] == nullptr) continue;
+    for (int64_t block = 0; block < k / kBlockK; ++block) {
+      unsigned char* group = out + block / 4 * 576;
+      for (int64_t half = 0; half < 2; ++half) {
+        uint32_t codes;
+        std::memcpy(&codes, rows.weight[r] + block * 8 + half * 4, 4);
+        codes = spread_codes(codes);
+        std::memcpy(group + block % 4 * 128 + half * 64 + r * 4, &codes, 4);
+      }
+      // The sign of a block scale is ignored everywhere (formats/nvfp4.h): drop it once here.
+      group[512 + block % 4 * 16 + r] = static_cast<unsigned char>(rows.scales[r][block] & 0x7F);
+    }
+  }
+}
+
+void pack_panel(const LinearSource& source, int64_t panel, unsigned char* out) {
+  std::memset(out, 0, static_cast<size_t>(panel_bytes(source.format, source.k)));
+  const PanelRowsView rows = panel_rows(source, panel);
+  switch (source.format) {
+    case PanelFormat::bf16:
+      return pack_panel_bf16(rows, source.k, out);
+    case PanelFormat::fp8:
+      return pack_panel_fp8(rows, source.k, out);
+    case PanelFormat::nvfp4:
+      return pack_panel_nvfp4(rows, source.k, out);
+  }
+}
+
+}  // namespace
+
+void pack_linear_panels(const LinearSource& source, unsigned char* destination, int64_t begin,
+                        int64_t end) noexcept {
+  const int64_t bytes = panel_bytes(source.format, source.k);
+  for (int64_t panel = begin; panel < end; ++panel) {
+    pack_panel(source, panel, destination + panel * bytes);
+  }
+}
+
+void pack_gate_up_panels(const LinearSource& gate, const LinearSource& up,
+                         unsigned char* destination, int64_t begin, int64_t end) noexcept {
+  const int64_t bytes = panel_bytes(gate.format, gate.k);
+  for (int64_t panel = begin; panel < end; ++panel) {
+    pack_panel(gate, panel, destination + 2 * panel * bytes);
+    pack_panel(up, panel, destination + (2 * panel + 1) * bytes);
+  }
+}
+
+}  // namespace nibble::cpu
