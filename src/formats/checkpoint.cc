@@ -8,9 +8,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
+#include <cstddef>
 #include <optional>
-#include <tuple>
 #include <utility>
 
 namespace nibble::formats {
@@ -27,9 +26,7 @@ Result<Plan> plan_from_index(const std::string& directory) {
   NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(path));
   NIBBLE_ASSIGN_OR_RETURN(CheckpointIndex index, parse_checkpoint_index(text, path));
   Plan plan;
-  for (const auto& [name, shard] : index.shard_of) plan.files.push_back(shard);
-  std::sort(plan.files.begin(), plan.files.end());
-  plan.files.erase(std::unique(plan.files.begin(), plan.files.end()), plan.files.end());
+  plan.files = index.files;
   if (plan.files.empty()) return Error{ErrorCode::corrupt, path + ": weight_map is empty"};
   plan.index = std::move(index);
   return plan;
@@ -70,60 +67,87 @@ std::string base_name(const std::string& path) {
   return path.substr(path.rfind('/') + 1);
 }
 
-// Both directions: tensors of the index that a shard lacks, tensors of shards the index lacks.
-void compare_with_index(const CheckpointIndex& index, const std::vector<SafetensorsReader>& shards,
-                        Problems& problems) {
-  std::map<std::string, const SafetensorsReader*> by_name;
-  for (const SafetensorsReader& shard : shards) by_name[base_name(shard.path())] = &shard;
-  for (const auto& [name, file] : index.shard_of) {
-    const auto it = by_name.find(file);
-    if (it != by_name.end() && it->second->find(name) == nullptr) {
+std::string place_in_index(const CheckpointIndex& index, const std::string& name) {
+  const auto it =
+      std::lower_bound(index.entries.begin(), index.entries.end(), name,
+                       [](const auto& entry, const auto& wanted) { return entry.name < wanted; });
+  if (it == index.entries.end() || it->name != name) return "the index does not have it";
+  return "the index places it in " + index.files[it->file];
+}
+
+// Both directions: tensors of the index that a shard lacks, tensors of shards that the index has
+// not or elsewhere. `shards[f]` is the file index.files[f], or null when it could not be opened.
+void compare_with_index(const CheckpointIndex& index,
+                        const std::vector<const SafetensorsReader*>& shards, Problems& problems) {
+  // Entries and tensors are sorted by name, so one walk over the entries meets every tensor.
+  std::vector<size_t> next(shards.size(), 0);
+  const auto report_unplaced = [&](size_t file, const std::string* up_to) {
+    const auto& tensors = shards[file]->tensors();
+    for (; next[file] < tensors.size(); ++next[file]) {
+      const std::string& name = tensors[next[file]].name;
+      if (up_to != nullptr && name >= *up_to) return;
+      problems.add(fmt::format("tensor {}: found in {}, but {}", quoted_name(name),
+                               index.files[file], place_in_index(index, name)));
+    }
+  };
+  for (const auto& [name, file] : index.entries) {
+    if (shards[file] == nullptr) continue;
+    report_unplaced(file, &name);
+    const auto& tensors = shards[file]->tensors();
+    if (next[file] < tensors.size() && tensors[next[file]].name == name) {
+      ++next[file];
+    } else {
       problems.add(fmt::format("tensor {}: the index places it in {}, which does not hold it",
-                               quoted_name(name), file));
+                               quoted_name(name), index.files[file]));
     }
   }
-  for (const SafetensorsReader& shard : shards) {
-    for (const TensorInfo& tensor : shard.tensors()) {
-      if (index.shard_of.find(tensor.name) == index.shard_of.end()) {
-        problems.add(fmt::format("tensor {}: found in {}, but not in the index",
-                                 quoted_name(tensor.name), base_name(shard.path())));
-      }
-    }
+  for (size_t file = 0; file < shards.size(); ++file) {
+    if (shards[file] != nullptr) report_unplaced(file, nullptr);
   }
 }
 
-// Opens what can be opened. `code` becomes what the last failure was.
-std::vector<SafetensorsReader> open_shards(const std::string& directory, const Plan& plan,
-                                           Problems& problems, ErrorCode& code) {
-  std::vector<SafetensorsReader> shards;
-  for (const std::string& file : plan.files) {
-    auto shard = SafetensorsReader::open(directory + "/" + file);
+// Opens what can be opened, in the plan's order. `code` becomes what the last failure was.
+std::vector<std::optional<SafetensorsReader>> open_shards(const std::string& directory,
+                                                          const Plan& plan, Problems& problems,
+                                                          ErrorCode& code) {
+  std::vector<std::optional<SafetensorsReader>> shards(plan.files.size());
+  for (size_t f = 0; f < plan.files.size(); ++f) {
+    auto shard = SafetensorsReader::open(directory + "/" + plan.files[f]);
     if (shard.ok()) {
-      shards.push_back(std::move(shard).value());
+      shards[f] = std::move(shard).value();
       continue;
     }
-    const auto held = [&](const auto& entry) { return entry.second == file; };
-    const std::string tensors = plan.index
-                                    ? fmt::format(" (the index places {} tensors in it)",
-                                                  std::count_if(plan.index->shard_of.begin(),
-                                                                plan.index->shard_of.end(), held))
-                                    : "";
+    std::string tensors;
+    if (plan.index) {
+      const auto held = [f](const auto& entry) { return entry.file == f; };
+      const auto& entries = plan.index->entries;
+      tensors = fmt::format(" (the index places {} tensors in it)",
+                            std::count_if(entries.begin(), entries.end(), held));
+    }
     problems.add(shard.error().message + tensors);
     code = shard.error().code;
   }
   return shards;
 }
 
+void report_repeated(const std::vector<SafetensorsReader>& shards, const std::string& name,
+                     size_t first, size_t second, Problems& problems) {
+  problems.add(fmt::format("tensor {}: found in {} and in {}", quoted_name(name),
+                           base_name(shards[first].path()), base_name(shards[second].path())));
+}
+
 }  // namespace
 
 std::vector<Checkpoint::Entry> Checkpoint::merge(const std::vector<SafetensorsReader>& shards) {
+  const auto by_name = [](const Entry& a, const Entry& b) {
+    return a.tensor->name < b.tensor->name;
+  };
   std::vector<Entry> entries;
   for (size_t s = 0; s < shards.size(); ++s) {
+    const auto old_size = static_cast<std::ptrdiff_t>(entries.size());
     for (const TensorInfo& tensor : shards[s].tensors()) entries.push_back({&tensor, s});
+    std::inplace_merge(entries.begin(), entries.begin() + old_size, entries.end(), by_name);
   }
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::tie(a.tensor->name, a.shard) < std::tie(b.tensor->name, b.shard);
-  });
   return entries;
 }
 
@@ -139,15 +163,22 @@ Result<Checkpoint> Checkpoint::open(const std::string& path) {
   }
   Problems problems;
   ErrorCode code = ErrorCode::corrupt;
-  std::vector<SafetensorsReader> shards = open_shards(directory, plan, problems, code);
-  if (plan.index) compare_with_index(*plan.index, shards, problems);
+  auto opened = open_shards(directory, plan, problems, code);
+  if (plan.index) {
+    std::vector<const SafetensorsReader*> by_file;
+    for (const auto& shard : opened) by_file.push_back(shard ? &*shard : nullptr);
+    compare_with_index(*plan.index, by_file, problems);
+  }
+  std::vector<SafetensorsReader> shards;
+  for (auto& shard : opened) {
+    if (shard) shards.push_back(std::move(*shard));
+  }
   std::vector<Entry> entries = merge(shards);
-  for (size_t i = 1; i < entries.size(); ++i) {
+  // With an index, the comparison has already named every tensor that lies in a second place.
+  for (size_t i = 1; i < entries.size() && !plan.index; ++i) {
     if (entries[i].tensor->name != entries[i - 1].tensor->name) continue;
-    problems.add(fmt::format("tensor {}: found in {} and in {}",
-                             quoted_name(entries[i].tensor->name),
-                             base_name(shards[entries[i - 1].shard].path()),
-                             base_name(shards[entries[i].shard].path())));
+    report_repeated(shards, entries[i].tensor->name, entries[i - 1].shard, entries[i].shard,
+                    problems);
   }
   if (!problems.empty()) return problems.error(code, path);
   return Checkpoint(path, std::move(shards), std::move(entries));

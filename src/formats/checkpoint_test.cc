@@ -26,9 +26,7 @@ void write_shard(const std::string& path, const std::vector<std::string>& names)
 }
 
 std::string index_text(const std::vector<std::pair<std::string, std::string>>& entries) {
-  CheckpointIndex index;
-  for (const auto& [name, file] : entries) index.shard_of[name] = file;
-  return checkpoint_index_json(index, 2 * entries.size());
+  return checkpoint_index_json({entries.begin(), entries.end()}, 2 * entries.size());
 }
 
 std::string failure(const std::string& path) {
@@ -66,6 +64,9 @@ TEST(Checkpoint, OpensIndexSingleFileAndLooseFiles) {
   write_shard(loose.path() + "/p.safetensors", {"a"});
   write_shard(loose.path() + "/q.safetensors", {"b"});
   EXPECT_EQ(failure(loose.path()), "");
+  write_shard(loose.path() + "/r.safetensors", {"a"});
+  EXPECT_TRUE(
+      contains(failure(loose.path()), "tensor \"a\": found in p.safetensors and in r.safetensors"));
 }
 
 TEST(Checkpoint, ListsEveryDisagreementAtOnce) {
@@ -83,10 +84,11 @@ TEST(Checkpoint, ListsEveryDisagreementAtOnce) {
   EXPECT_TRUE(contains(message, "5 problems")) << message;
   EXPECT_TRUE(contains(message, "tensor \"gone\": the index places it in one.safetensors"))
       << message;
-  EXPECT_TRUE(
-      contains(message, "tensor \"extra\": found in one.safetensors, but not in the index"));
-  EXPECT_TRUE(
-      contains(message, "tensor \"twice\": found in one.safetensors and in two.safetensors"));
+  EXPECT_TRUE(contains(
+      message, "tensor \"extra\": found in one.safetensors, but the index does not have it"));
+  EXPECT_TRUE(contains(
+      message,
+      "tensor \"twice\": found in one.safetensors, but the index places it in two.safetensors"));
   EXPECT_TRUE(contains(message, "broken.safetensors: header length"));
   EXPECT_TRUE(contains(message, "missing.safetensors: No such file"));
   EXPECT_TRUE(contains(message, "(the index places 2 tensors in it)"));
@@ -113,7 +115,12 @@ TEST(Checkpoint, RefusesBadIndexes) {
       {R"({"weight_map":{"a":"../x.safetensors"}})", "expected the name of a file"},
       {R"({"weight_map":{"a":"/etc/passwd"}})", "expected the name of a file"},
       {R"({"weight_map":{"a":".."}})", "expected the name of a file"},
-      {R"({"weight_map":{"a":"x.safetensors","a":"x.safetensors"}})", "appears twice"},
+      {R"({"weight_map":{"a":"x.safetensors","a":"x.safetensors"}})", "\"a\" appears twice"},
+      {R"({"weight_map":{},"weight_map":{}})", "weight_map appears twice"},
+      {R"({"weight_map":{"a":{"b":"x.safetensors"}}})", "found an object"},
+      {R"({"weight_map":{"a":["x.safetensors"]}})", "found a list"},
+      {R"([{"weight_map":{"a":"x.safetensors"}}])", "weight_map: missing"},
+      {R"({"metadata":{"weight_map":{"a":"x.safetensors"}}})", "weight_map: missing"},
       {"{", "not valid JSON"}};
   for (const auto& [text, message] : cases) {
     write_text(index, text);

@@ -133,16 +133,16 @@ Result<void> CheckpointWriter::append(std::string_view name, std::span<const std
 }
 
 Result<void> CheckpointWriter::finish() {
-  CheckpointIndex index;
+  std::map<std::string, std::string> shard_of;
   for (Shard& shard : shards_) {
     // A shard of empty tensors has waited for no byte.
     if (!shard.finished && !shard.writer) NIBBLE_RETURN_IF_ERROR(start(shard));
     if (!shard.finished) NIBBLE_RETURN_IF_ERROR(complete(shard));
-    for (const TensorSpec& tensor : shard.tensors) index.shard_of[tensor.name] = shard.file;
+    for (const TensorSpec& tensor : shard.tensors) shard_of[tensor.name] = shard.file;
   }
   if (shards_.size() == 1) return {};
   return write_file_atomic(directory_ + "/" + kIndexFile,
-                           checkpoint_index_json(index, total_bytes_));
+                           checkpoint_index_json(shard_of, total_bytes_));
 }
 
 }  // namespace nibble::formats
