@@ -15,6 +15,7 @@
 #include "device/step_plan.h"
 #include "device/weights.h"
 #include "formats/linear_weight.h"
+#include "formats/nvfp4_encode.h"
 #include "tensor/tensor_view.h"
 
 #include <cstddef>
@@ -69,7 +70,8 @@ class Device {
   DType activation_dtype() const {
     return arithmetic_ == Arithmetic::f32 ? DType::f32 : DType::bf16;
   }
-  /// True if host pointers may be used as device pointers (the CPU): mapped files are then read in place.
+  /// True if host pointers may be used as device pointers (the CPU): mapped files are then read in
+  /// place.
   virtual bool shares_host_memory() const = 0;
   /// Zeroed memory; exhausted when there is none. `purpose` names it in the error.
   virtual Result<std::unique_ptr<Memory>> allocate(size_t bytes, const std::string& purpose) = 0;

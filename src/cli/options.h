@@ -1,0 +1,89 @@
+// What the command line asked for: one plain struct per subcommand, filled by arguments.cc.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace nibble::cli {
+
+/// How to load and run a model; shared by every command that runs one.
+struct ModelOptions {
+  std::string model;  // a directory
+  std::string device = "auto";  // auto, cpu
+  std::string arithmetic = "exact";  // exact, f32
+  std::string kv_cache_dtype = "auto";  // auto, float32, bf16, fp8
+  std::string load_format = "auto";  // auto, dummy: random weights from config.json alone
+  std::string memory;  // ceiling on what we allocate ("40GiB"); empty: what is free
+  int threads = 0;  // 0: one per physical core
+  int64_t max_model_len = 0;  // 0: auto
+  int64_t max_num_seqs = 0;  // 0: auto
+  int64_t max_num_batched_tokens = 0;  // 0: auto
+};
+
+struct ServeOptions {
+  ModelOptions model;
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::vector<std::string> served_model_names;  // empty: the directory's name
+  std::string default_chat_template_kwargs;  // JSON object
+  double shutdown_timeout_seconds = 30;
+};
+
+struct ChatOptions {
+  ModelOptions model;
+  std::string prompt;  // one question, then exit; empty: interactive
+  std::string system;
+  bool thinking = true;
+  int max_tokens = 0;
+  double temperature = -1;  // < 0: the model's generation_config
+  uint64_t seed = 0;
+};
+
+struct InspectOptions {
+  std::string model;
+  std::string tensor;
+  bool json = false;
+};
+
+struct QuantizeOptions {
+  std::string source;
+  std::string destination;
+  std::string recipe = "nvfp4-mlp";
+  std::string calib;  // text file
+  std::string calib_tokens;  // token ids
+  std::string amax;  // calibrated maxima instead of a calibration run
+  std::string compat;  // modelopt-{0.44,0.47}-{cuda,cpu}
+  std::string arithmetic = "f32";
+  int calib_samples = 128;
+  int calib_length = 512;
+  int threads = 0;
+  bool overwrite = false;
+};
+
+struct PerplexityOptions {
+  ModelOptions model;
+  std::string data;
+  std::string mode = "documents";  // documents, llama
+  int64_t context = 512;  // mode llama
+  int64_t limit = 0;  // documents or windows at most; 0: all
+  bool json = false;
+};
+
+struct BenchEngineOptions {
+  ModelOptions model;
+  std::vector<int64_t> prompt_tokens = {512};
+  std::vector<int64_t> generated_tokens = {64};
+  std::vector<int64_t> depths = {0};
+  std::vector<int64_t> sequences = {1};
+  int repetitions = 5;
+  bool json = false;
+};
+
+struct VersionOptions {};
+
+using Command = std::variant<VersionOptions, ServeOptions, ChatOptions, InspectOptions,
+                             QuantizeOptions, PerplexityOptions, BenchEngineOptions>;
+
+}  // namespace nibble::cli
