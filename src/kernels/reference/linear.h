@@ -1,0 +1,39 @@
+// Matrix products in double: the oracle of kernels/cpu/linear and kernels/cpu/moe.
+//
+// Plain loops, no speed goals, never on the product's path. Every result comes with the sum of the
+// magnitudes it was summed from, because error bounds are proportional to that and not to the
+// result.
+#pragma once
+
+#include "formats/linear_weight.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace nibble::reference {
+
+/// How a quantized weight becomes a number: its real value (code * scales, no rounding), or the f32
+/// value of formats::decode_row_f32.
+enum class Decoding { real, f32 };
+
+struct Matrix {
+  std::vector<double> values;  // [n][k]
+  int64_t n = 0;
+  int64_t k = 0;
+};
+
+/// A sum and the sum of its terms' magnitudes.
+struct Sum {
+  double value = 0;
+  double magnitude = 0;
+};
+
+Matrix decode_matrix(const formats::LinearWeight& weight, Decoding decoding);
+
+/// x [m][k] times matrix^T: [m][n].
+std::vector<Sum> linear(const std::vector<double>& x, int64_t m, const Matrix& matrix);
+
+/// x / (1 + e^-x).
+double silu(double x);
+
+}  // namespace nibble::reference
