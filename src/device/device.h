@@ -97,6 +97,15 @@ class Device {
   virtual void pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
                             std::byte* destination) = 0;
 
+  // ---- Quantization: host matrices [N][K] BF16 in, host bytes out, complete on return ----------
+  /// Largest magnitude; NaN if an element is NaN.
+  virtual float max_magnitude(ConstTensorView matrix) = 0;
+  /// NVFP4 by the max rule (formats/nvfp4_encode.h): codes [N][K/2], block_scales [N][K/16]. K % 16
+  /// == 0.
+  virtual void quantize_nvfp4(ConstTensorView matrix, float tensor_scale,
+                              const formats::Nvfp4Rules& rules, uint8_t* codes,
+                              uint8_t* block_scales) = 0;
+
   // ---- Block operations
   // ------------------------------------------------------------------------------------------
   // hidden, residual, out: [rows][H] f32. With Accumulate::add, out may be residual itself.
