@@ -113,6 +113,31 @@ inline __m512 load_block_scales(const unsigned char* bytes) {
   return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(codes, 20)), _mm512_set1_ps(0x1p120f));
 }
 
+constexpr int kChains = 8;
+
+// Block sums of up to C rows, their chains interleaved: one after the other they would fill the
+// scheduler with waiting instructions.
+template <int C>
+inline void add_block(const __m512bh (&w)[8], const uint16_t* x, __m512 scale, __m512* sum,
+                      int rows) {
+  __m512 block_sum[C];
+  NIBBLE_UNROLL
+  for (int c = 0; c < C; ++c) block_sum[c] = _mm512_setzero_ps();
+  NIBBLE_UNROLL
+  for (int j = 0; j < 8; ++j) {
+    NIBBLE_UNROLL
+    for (int c = 0; c < C; ++c) {
+      if (c < rows)
+        block_sum[c] =
+            _mm512_dpbf16_ps(block_sum[c], w[j], broadcast_pair(x + c * kBlockK + j * 2));
+    }
+  }
+  NIBBLE_UNROLL
+  for (int c = 0; c < C; ++c) {
+    if (c < rows) sum[c] = _mm512_fmadd_ps(scale, block_sum[c], sum[c]);
+  }
+}
+
 template <int T>
 void nvfp4_tile(const PanelJob& job, const unsigned char* weights, const uint16_t* x, float* acc) {
   // The table has every value twice: a 16-bit lane's lookup reads five bits, the fifth is the next
@@ -133,13 +158,9 @@ void nvfp4_tile(const PanelJob& job, const unsigned char* weights, const uint16_
       load_nvfp4_block(weights + b * 128, table, w);
       const __m512 scale = load_block_scales(scales + b * 16);
       NIBBLE_UNROLL
-      for (int t = 0; t < T; ++t) {
-        __m512 block_sum = _mm512_setzero_ps();
-        NIBBLE_UNROLL
-        for (int j = 0; j < 8; ++j) {
-          block_sum = _mm512_dpbf16_ps(block_sum, w[j], broadcast_pair(x + t * kBlockK + j * 2));
-        }
-        sum[t] = _mm512_fmadd_ps(scale, block_sum, sum[t]);
+      for (int first_row = 0; first_row < T; first_row += kChains) {
+        add_block<(T < kChains ? T : kChains)>(w, x + first_row * kBlockK, scale, sum + first_row,
+                                               T - first_row);
       }
       x += T * kBlockK;
     }

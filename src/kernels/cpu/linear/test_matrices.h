@@ -74,6 +74,7 @@ class TestMatrix {
   const formats::LinearWeight& view() const { return view_; }
   const LinearSource& source() const { return source_; }
   float tensor_scale() const { return view_.weight_scale_2; }
+  void set_tensor_scale(float scale) { view_.weight_scale_2 = scale; }
   uint8_t* bytes() { return reinterpret_cast<uint8_t*>(weight_.view().data()); }
 
   AlignedBytes pack() const {
