@@ -31,7 +31,7 @@ float CpuDevice::max_magnitude(ConstTensorView matrix) {
                dtype_name(matrix.dtype()));
   std::mutex mutex;
   float largest = 0.0f;
-  pool_.parallel_for(cpu::ceil_div(matrix.rows(), kRowsPerTask), [&](int64_t task, int) {
+  pool_.parallel_for((matrix.rows() + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
     std::vector<float> row;
     float found = 0.0f;
     const int64_t end = std::min(matrix.rows(), (task + 1) * kRowsPerTask);
@@ -52,7 +52,7 @@ void CpuDevice::quantize_nvfp4(ConstTensorView matrix, float tensor_scale,
   const int64_t columns = matrix.row_elements();
   NIBBLE_CHECK(matrix.dtype() == DType::bf16 && columns % 16 == 0, "matrix to quantize",
                to_string(matrix.shape()));
-  pool_.parallel_for(cpu::ceil_div(matrix.rows(), kRowsPerTask), [&](int64_t task, int) {
+  pool_.parallel_for((matrix.rows() + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
     std::vector<float> row;
     const int64_t end = std::min(matrix.rows(), (task + 1) * kRowsPerTask);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
