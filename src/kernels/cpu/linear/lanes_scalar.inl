@@ -1,33 +1,35 @@
-// Lanes without machine flags: loops over 16 floats, which compilers turn into baseline SIMD.
+// Lanes without machine flags: four baseline vectors of the compiler's portable vector type.
 //
 // Multiply and add stay two roundings: an FMA without hardware is a slow library call.
 
+typedef float Quad __attribute__((vector_size(16), may_alias));
+
 struct Lanes {
-  float value[kPanelRows];
+  Quad part[4];
 };
 
 inline Lanes load(const float* in) {
-  Lanes out;
-  for (int i = 0; i < kPanelRows; ++i) out.value[i] = in[i];
-  return out;
+  const auto* quads = reinterpret_cast<const Quad*>(in);
+  return {{quads[0], quads[1], quads[2], quads[3]}};
 }
 inline void store(float* out, const Lanes& in) {
-  for (int i = 0; i < kPanelRows; ++i) out[i] = in.value[i];
+  auto* quads = reinterpret_cast<Quad*>(out);
+  quads[0] = in.part[0];
+  quads[1] = in.part[1];
+  quads[2] = in.part[2];
+  quads[3] = in.part[3];
 }
 inline Lanes broadcast(float x) {
-  Lanes out;
-  for (int i = 0; i < kPanelRows; ++i) out.value[i] = x;
-  return out;
+  const Quad quad = {x, x, x, x};
+  return {{quad, quad, quad, quad}};
 }
 inline Lanes multiply(const Lanes& a, const Lanes& b) {
-  Lanes out;
-  for (int i = 0; i < kPanelRows; ++i) out.value[i] = a.value[i] * b.value[i];
-  return out;
+  return {
+      {a.part[0] * b.part[0], a.part[1] * b.part[1], a.part[2] * b.part[2], a.part[3] * b.part[3]}};
 }
 inline Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) {
-  Lanes out;
-  for (int i = 0; i < kPanelRows; ++i) out.value[i] = a.value[i] * b.value[i] + c.value[i];
-  return out;
+  return {{a.part[0] * b.part[0] + c.part[0], a.part[1] * b.part[1] + c.part[1],
+           a.part[2] * b.part[2] + c.part[2], a.part[3] * b.part[3] + c.part[3]}};
 }
 
 struct Words {
@@ -56,9 +58,9 @@ inline float decode_e4m3(uint32_t code) {
 }
 
 inline Lanes decode_scales(const unsigned char* bytes) {
-  Lanes out;
-  for (int i = 0; i < kPanelRows; ++i) out.value[i] = decode_e4m3(bytes[i]);
-  return out;
+  alignas(16) float values[kPanelRows];
+  for (int i = 0; i < kPanelRows; ++i) values[i] = decode_e4m3(bytes[i]);
+  return load(values);
 }
 
 inline void decode_bf16_line(const unsigned char* line, float* out) {
@@ -83,10 +85,12 @@ inline void decode_nvfp4_line(const unsigned char* line, const Lanes& scale, flo
   static constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                         -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
   const Words words = load_words(line);
+  alignas(16) float scales[kPanelRows];
+  store(scales, scale);
   constexpr int kShifts[8] = {0, 16, 4, 20, 8, 24, 12, 28};
   for (int j = 0; j < 8; ++j) {
     for (int i = 0; i < kPanelRows; ++i) {
-      out[j * kPanelRows + i] = kValues[words.value[i] >> kShifts[j] & 15] * scale.value[i];
+      out[j * kPanelRows + i] = kValues[words.value[i] >> kShifts[j] & 15] * scales[i];
     }
   }
 }

@@ -235,6 +235,33 @@ TEST(Linear, AddsAndRounds) {
   }
 }
 
+// 1 + 2^-8 lies between two BF16 numbers and goes to the even one below, 1 + 3 * 2^-8 to the one
+// above.
+TEST(Linear, RoundsTiesToEvenAndNanToTheQuietOne) {
+  const Product product{PanelFormat::bf16, LinearArithmetic::exact, 1, 3, 2};
+  TestMatrix weight(product.format, 3, 2, Values::zeros, 0);
+  const uint16_t values[6] = {formats::bf16_from_f32(1),
+                              formats::bf16_from_f32(0x1p-8f),
+                              formats::bf16_from_f32(1),
+                              formats::bf16_from_f32(0x3p-8f),
+                              0xFFC1,
+                              formats::bf16_from_f32(0)};
+  std::memcpy(weight.bytes(), values, sizeof values);
+  const AlignedBytes packed = weight.pack();
+  const Rows rows({1.0f, 1.0f}, product.arithmetic);
+  for (const LinearKernels* kernels : supported_kernels()) {
+    SCOPED_TRACE(describe(product, *kernels));
+    uint16_t y[3];
+    LinearArgs args = make_args(product, rows, packed, 1.0f, nullptr);
+    args.y = y;
+    args.y_type = Element::bf16;
+    run(*kernels, args, 1);
+    EXPECT_EQ(y[0], formats::bf16_from_f32(1));
+    EXPECT_EQ(y[1], formats::bf16_from_f32(1 + 0x1p-6f));
+    EXPECT_EQ(y[2], 0x7FC0);
+  }
+}
+
 TEST(Linear, NanInOneRowStaysInThatRow) {
   for (const Product& product : all_products({{9, 33, 80}, {1, 33, 80}})) {
     const TestMatrix weight(product.format, product.n, product.k, Values::normal, 41);
