@@ -23,18 +23,18 @@ double delta_decay(float a, float a_log, float dt_bias) {
   return -std::exp(double{a_log}) * softplus(double{a} + dt_bias);
 }
 
-void gated_delta_step(const float* q, const float* k, const float* v, double g, double beta,
-                      int64_t key_dim, int64_t value_dim, double* state, double* out) {
+void gated_delta_step(const DeltaToken& token, int64_t key_dim, int64_t value_dim, double* state,
+                      double* out) {
   const std::vector<double> query =
-      l2_norm(q, key_dim, 1.0 / std::sqrt(static_cast<double>(key_dim)));
-  const std::vector<double> key = l2_norm(k, key_dim, 1.0);
-  for (int64_t i = 0; i < key_dim * value_dim; ++i) state[i] *= std::exp(g);
+      l2_norm(token.q, key_dim, 1.0 / std::sqrt(static_cast<double>(key_dim)));
+  const std::vector<double> key = l2_norm(token.k, key_dim, 1.0);
+  for (int64_t i = 0; i < key_dim * value_dim; ++i) state[i] *= std::exp(token.g);
   for (int64_t j = 0; j < value_dim; ++j) {
     double predicted = 0;
     for (int64_t i = 0; i < key_dim; ++i) {
       predicted += state[i * value_dim + j] * key[static_cast<size_t>(i)];
     }
-    const double delta = (v[j] - predicted) * beta;
+    const double delta = (token.v[j] - predicted) * token.beta;
     out[j] = 0;
     for (int64_t i = 0; i < key_dim; ++i) {
       state[i * value_dim + j] += key[static_cast<size_t>(i)] * delta;

@@ -5,67 +5,6 @@
 // O = factor * O + P V. Both products are tile_gemm, one chain per element. A row whose own token
 // lies in the page multiplies exactly the keys it may see.
 
-/// kLanes key elements from d on, as floats.
-inline Vec load_kv(const void* row, Element type, int64_t d, int64_t count) {
-  if (type != Element::f8_e4m3) return v_load_element(row, type, d, count);
-  uint8_t bytes[kLanes] = {};
-  __builtin_memcpy(bytes, static_cast<const uint8_t*>(row) + d, static_cast<size_t>(count));
-  typedef uint8_t VecB __attribute__((vector_size(kLanes)));
-  VecB packed;
-  __builtin_memcpy(&packed, bytes, sizeof(packed));
-  const VecI code = (VecI) __builtin_convertvector(packed, VecU);
-  const VecI magnitude = code & 0x7F;
-  const Vec normal = (Vec)((magnitude << 20) + (120 << 23));
-  const Vec subnormal = __builtin_convertvector(magnitude, Vec) * v_set(0x1p-9f);
-  const VecI value = (VecI)(magnitude < 8 ? subnormal : normal);
-  return (Vec)((magnitude == 0x7F ? VecI{} + 0x7FC00000 : value) | ((code & 0x80) << 24));
-}
-
-/// Bytes of one page's values of one head, and where they start.
-struct PageSpan {
-  const unsigned char* data;
-  int64_t row_bytes;
-};
-
-inline PageSpan page_span(const AttentionArgs& args, const void* pages, int64_t block,
-                          int64_t kv_head) {
-  const int64_t element_bytes = args.kv_type == Element::f32    ? 4
-                                : args.kv_type == Element::bf16 ? 2
-                                                                : 1;
-  const int64_t row_bytes = args.head_dim * element_bytes;
-  const int64_t head = args.pages[block] * args.num_kv_heads + kv_head;
-  return {static_cast<const unsigned char*>(pages) + head * kAttentionPage * row_bytes, row_bytes};
-}
-
-/// panel[d][key] for 64 keys; keys from `valid` on are zero (their memory may hold anything).
-inline void unpack_keys(const PageSpan& span, Element type, int64_t head_dim, int64_t valid,
-                        float* panel) {
-  for (int64_t key = 0; key < kAttentionPage; key += kLanes) {
-    for_vectors(head_dim, [&](int64_t d, int64_t count) {
-      Vec rows[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        rows[i] = key + i < valid ? load_kv(span.data + (key + i) * span.row_bytes, type, d, count)
-                                  : v_set(0.0f);
-      }
-      v_transpose(rows);
-      for (int64_t i = 0; i < count; ++i) v_store(panel + (d + i) * kAttentionPage + key, rows[i]);
-    });
-  }
-}
-
-/// values[key][head_dim]; f32 pages are read where they are.
-inline const float* unpack_values(const PageSpan& span, Element type, int64_t head_dim,
-                                  int64_t valid, float* values) {
-  if (type == Element::f32) return reinterpret_cast<const float*>(span.data);
-  for (int64_t key = 0; key < valid; ++key) {
-    const unsigned char* row = span.data + key * span.row_bytes;
-    for_vectors(head_dim, [&](int64_t d, int64_t count) {
-      v_store_part(values + key * head_dim + d, load_kv(row, type, d, count), count);
-    });
-  }
-  return values;
-}
-
 /// Scratch of one item, carved from the worker's.
 struct AttentionScratch {
   float* panel;  // [head_dim][64]

@@ -13,6 +13,8 @@ namespace {
 #include "kernels/cpu/common/math.inl"
 #include "kernels/cpu/common/tile_gemm.inl"
 #include "kernels/cpu/attention/kv_store.inl"
+#include "kernels/cpu/attention/unpack.inl"
+#include "kernels/cpu/attention/unpack_keys.inl"
 #include "kernels/cpu/attention/attention.inl"
 // clang-format on
 

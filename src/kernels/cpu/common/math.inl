@@ -1,8 +1,8 @@
 // exp, sigmoid, silu, softplus on vectors: accurate, defined for every input.
 //
 // Included inside an anonymous namespace after vec.inl. Each lane's result depends on that lane's
-// input only. Bounds against exact values, held by delta_test.cc and elementwise_test.cc: exp 2 ulp;
-// sigmoid and softplus 4 ulp. exp(-large) is 0, gradual underflow included; exp(large) is
+// input only. Bounds against exact values, held by delta_test.cc and elementwise_test.cc: exp 2
+// ulp; sigmoid and softplus 4 ulp. exp(-large) is 0, gradual underflow included; exp(large) is
 // infinity; NaN stays NaN.
 
 /// exp(x): x = n ln2 + r, a polynomial of degree 7 in r (coefficients: Cephes expf, S. Moshier),

@@ -45,6 +45,18 @@ inline void v_transpose(Vec* rows) {
   }
 }
 
+/// kLanes E4M3 codes as floats; the two NaN codes give NaN. As f16 a code is its value times 2^-8,
+/// subnormals included.
+inline Vec v_load_e4m3(const uint8_t* p) {
+  const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m128i magnitude = _mm_and_si128(wide, _mm_set1_epi16(0x7F));
+  const __m128i sign = _mm_slli_epi16(_mm_sub_epi16(wide, magnitude), 8);
+  const __m128i is_nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7F));
+  const __m128i nan = _mm_and_si128(is_nan, _mm_set1_epi16(0x7E00));
+  const __m128i half = _mm_or_si128(_mm_or_si128(_mm_slli_epi16(magnitude, 7), sign), nan);
+  return _mm256_cvtph_ps(half) * v_set(256.0f);
+}
+
 // Register tile of tile_gemm.inl.
 constexpr int kTileRows = 6;
 constexpr int kTileVecs = 2;

@@ -52,6 +52,18 @@ inline void v_transpose(Vec* rows) {
   }
 }
 
+/// kLanes E4M3 codes as floats; the two NaN codes give NaN. As f16 a code is its value times 2^-8,
+/// subnormals included.
+inline Vec v_load_e4m3(const uint8_t* p) {
+  const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i magnitude = _mm256_and_si256(wide, _mm256_set1_epi16(0x7F));
+  const __m256i sign = _mm256_slli_epi16(_mm256_sub_epi16(wide, magnitude), 8);
+  const __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7F));
+  const __m256i nan = _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7E00));
+  const __m256i half = _mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign), nan);
+  return _mm512_cvtph_ps(half) * v_set(256.0f);
+}
+
 // Register tile of tile_gemm.inl.
 constexpr int kTileRows = 6;
 constexpr int kTileVecs = 4;

@@ -36,6 +36,16 @@ inline void v_transpose(Vec* rows) {
   rows[3] = _mm_movehl_ps(d, b);
 }
 
+/// kLanes E4M3 codes as floats; the two NaN codes give NaN.
+inline Vec v_load_e4m3(const uint8_t* p) {
+  const VecI code = {p[0], p[1], p[2], p[3]};
+  const VecI magnitude = code & 0x7F;
+  const VecI normal = (magnitude << 20) + (120 << 23);
+  const VecI subnormal = (VecI)(__builtin_convertvector(magnitude, Vec) * v_set(0x1p-9f));
+  const VecI value = magnitude < 8 ? subnormal : normal;
+  return (Vec)((magnitude == 0x7F ? VecI{} + 0x7FC00000 : value) | ((code & 0x80) << 24));
+}
+
 // Register tile of tile_gemm.inl.
 constexpr int kTileRows = 4;
 constexpr int kTileVecs = 2;

@@ -122,7 +122,7 @@ void check_head(const Sequence& s, int64_t head, Form form, const std::string& w
       const double size = 2 * column_norm(state, g, j) + 2 * std::abs(v[j]);
       error[static_cast<size_t>(j)] += c * kU * size;
     }
-    reference::gated_delta_step(q, k, v, s.decays[at], s.beta[at], g.key_dim, g.value_dim,
+    reference::gated_delta_step({q, k, v, s.decays[at], s.beta[at]}, g.key_dim, g.value_dim,
                                 state.data(), out.data());
     for (int64_t j = 0; j < g.value_dim; ++j) {
       const auto column = static_cast<size_t>(j);
