@@ -69,8 +69,4 @@ std::vector<Sum> linear(const std::vector<double>& x, int64_t m, const Matrix& m
   return y;
 }
 
-double silu(double x) {
-  return x / (1.0 + std::exp(-x));
-}
-
 }  // namespace nibble::reference

@@ -33,7 +33,4 @@ Matrix decode_matrix(const formats::LinearWeight& weight, Decoding decoding);
 /// x [m][k] times matrix^T: [m][n].
 std::vector<Sum> linear(const std::vector<double>& x, int64_t m, const Matrix& matrix);
 
-/// x / (1 + e^-x).
-double silu(double x);
-
 }  // namespace nibble::reference

@@ -8,6 +8,7 @@
 #include "base/cpu_features.h"
 #include "kernels/cpu/linear/test_matrices.h"
 #include "kernels/cpu/moe/moe_plan.h"
+#include "kernels/reference/elementwise.h"
 #include "kernels/reference/moe.h"
 
 #include <gtest/gtest.h>
