@@ -12,7 +12,7 @@ if(MOLD_PROGRAM)
 endif()
 
 # Contraction is off everywhere: where an FMA is wanted it is written (docs/NUMERICS.md).
-add_compile_options(-ffp-contract=off)
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 
 if(NIBBLE_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)

@@ -1,6 +1,7 @@
 // The table. Order matters only where one name is a prefix of another.
 #include "tests/golden/families.h"
 
+#include "tests/golden/text_goldens.h"
 #include "tests/golden/tokenizer_goldens.h"
 
 namespace nibble::golden {
@@ -10,8 +11,12 @@ void run_tokenizer(const FamilyRun& run, Report& report) {
   run_tokenizer_family(run.folder, run.tokenizer_file, report);
 }
 
+void run_text(const FamilyRun& run, Report& report) {
+  run_text_family(run.folder, run.parent + "/models/" + run.variant, run.name, report);
+}
+
 constexpr Family kFamilies[] = {
-    {"text", "text_", true, nullptr},         {"mtp", "mtp_", true, nullptr},
+    {"text", "text_", true, run_text},         {"mtp", "mtp_", true, nullptr},
     {"vision", "vision_", true, nullptr},     {"tokenizer", "tokenizer", true, run_tokenizer},
     {"template", "template", false, nullptr}, {"modelopt", "modelopt", false, nullptr},
 };

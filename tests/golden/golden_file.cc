@@ -21,8 +21,9 @@ bool GoldenFile::has(const std::string& name) const {
 }
 
 GoldenTensor GoldenFile::read(const std::string& name) const {
-  const ConstTensorView view = reader_.view(name);
-  NIBBLE_CHECK(!view.empty(), "golden tensor is missing", name);
+  const formats::TensorInfo* tensor = reader_.find(name);
+  NIBBLE_CHECK(tensor != nullptr, "golden tensor is missing", name);
+  const ConstTensorView view = reader_.view(*tensor);
   GoldenTensor out{view.shape(), {}};
   const auto count = static_cast<size_t>(view.shape().elements());
   out.values.resize(count);

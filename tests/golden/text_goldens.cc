@@ -36,10 +36,13 @@ ModelHarness::DeviceFactory cpu_factory(Arithmetic arithmetic) {
 // One family: its files, its model, and the checks.
 class TextFamily {
  public:
-  TextFamily(std::string folder, std::string model, Report& report)
-      : folder_(std::move(folder)), model_(std::move(model)), report_(report) {}
+  TextFamily(std::string folder, std::string model, std::string name, Report& report)
+      : folder_(std::move(folder)),
+        model_(std::move(model)),
+        name_(std::move(name)),
+        report_(report) {}
 
-  bool run();
+  void run();
 
  private:
   Result<GoldenFile> file(const char* name) const { return GoldenFile::open(folder_ + "/" + name); }
@@ -53,12 +56,15 @@ class TextFamily {
                const std::vector<float>& golden) {
     check(name, max_error(mine, golden), kF32Limit);
   }
+  // name: "trace.L0.attn.q"; the part before the first dot is the report's group.
   void check(const std::string& name, double deviation, double limit) {
+    const size_t dot = name.find('.');
+    const std::string full = name_ + "/" + name.substr(0, dot) + "/" + name.substr(dot + 1);
     const std::string detail = "limit " + std::to_string(limit);
     if (deviation <= limit) {
-      report_.pass(name, deviation, detail);
+      report_.pass(full, deviation, "relative error");
     } else {
-      report_.fail(name, deviation, detail);
+      report_.fail(full, detail, deviation);
     }
   }
   // A trace tensor as the golden holds it: all rows, or the listed ones.
@@ -69,6 +75,7 @@ class TextFamily {
 
   std::string folder_;
   std::string model_;
+  std::string name_;
   Report& report_;
   std::unique_ptr<ModelHarness> f32_;
 };
@@ -303,26 +310,26 @@ Result<void> TextFamily::exact() {
   return {};
 }
 
-bool TextFamily::run() {
+void TextFamily::run() {
   auto opened = ModelHarness::open(model_, cpu_factory(Arithmetic::f32), 2, {});
   if (!opened.ok()) {
-    report_.fail("open " + model_, INFINITY, opened.error().message);
-    return false;
+    report_.fail(name_ + "/open", opened.error().message);
+    return;
   }
   f32_ = std::move(opened).value();
   using Check = Result<void> (TextFamily::*)();
   for (const Check part : {&TextFamily::trace, &TextFamily::prompts, &TextFamily::decode,
                            &TextFamily::batch, &TextFamily::exact}) {
     const Result<void> done = (this->*part)();
-    if (!done.ok()) report_.fail("read " + folder_, INFINITY, done.error().message);
+    if (!done.ok()) report_.fail(name_ + "/read", done.error().message);
   }
-  return true;
 }
 
 }  // namespace
 
-bool run_text_family(const std::string& folder, const std::string& model, Report& report) {
-  return TextFamily(folder, model, report).run();
+void run_text_family(const std::string& folder, const std::string& model, const std::string& name,
+                     Report& report) {
+  TextFamily(folder, model, name, report).run();
 }
 
 }  // namespace nibble::golden

@@ -11,7 +11,8 @@
 
 namespace nibble::golden {
 
-/// `folder`: a text_X folder; `model`: its checkpoint. False when the family cannot be read at all.
-bool run_text_family(const std::string& folder, const std::string& model, Report& report);
+/// `folder`: a text_X folder; `model`: its checkpoint; `name` begins the case names.
+void run_text_family(const std::string& folder, const std::string& model, const std::string& name,
+                     Report& report);
 
 }  // namespace nibble::golden

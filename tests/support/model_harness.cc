@@ -1,6 +1,9 @@
 #include "tests/support/model_harness.h"
 
 #include "formats/bf16.h"
+#include "tensor/tensor.h"
+
+#include <algorithm>
 
 namespace nibble::test {
 namespace {

@@ -403,9 +403,12 @@ void ReferenceDevice::gated_delta(const StepPlan& plan, const DeltaNetWeights& w
       for (int64_t r = step.first_row; r < step.first_row + step.q_len; ++r) {
         const float* row = qkv.as<float>() + r * qkv.row_elements();
         const int64_t gate = r * weights.num_value_heads + h;
-        reference::gated_delta_step(row + key_head * dk, row + keys + key_head * dk,
-                                    row + 2 * keys + h * dv, element(g, gate), element(beta, gate),
-                                    dk, dv, state.data(), head.data());
+        const reference::DeltaToken token{.q = row + key_head * dk,
+                                          .k = row + keys + key_head * dk,
+                                          .v = row + 2 * keys + h * dv,
+                                          .g = element(g, gate),
+                                          .beta = element(beta, gate)};
+        reference::gated_delta_step(token, dk, dv, state.data(), head.data());
         for (int64_t i = 0; i < dv; ++i) store(core, gate * dv + i, head[static_cast<size_t>(i)]);
       }
       float* next = cache.recurrent + step.state_write_slot * cache.recurrent_stride + h * dk * dv;

@@ -1,0 +1,29 @@
+# NIBBLE_CUDA=ON (preset cuda): the CUDA device, built for Hopper. Without nvcc it says so and builds
+# without.
+#
+# Sets NIBBLE_WITH_CUDA. Whoever wants the device links nibble_device_cuda: the linker chooses between
+# the device and device/cuda_absent.cc, no source asks.
+option(NIBBLE_CUDA "Build the CUDA device (needs nvcc)" OFF)
+set(NIBBLE_CUDA_ARCHITECTURES "90a-real" CACHE STRING "CUDA architectures of the device")
+set(NIBBLE_WITH_CUDA OFF)
+
+if(NIBBLE_CUDA)
+  include(CheckLanguage)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES ${NIBBLE_CUDA_ARCHITECTURES})
+  endif()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit 12.4 REQUIRED)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
+    if(CCACHE_PROGRAM)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+    endif()
+    set(NIBBLE_WITH_CUDA ON)
+  else()
+    message(STATUS "CUDA device skipped: no nvcc")
+  endif()
+endif()
