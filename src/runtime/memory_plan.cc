@@ -1,12 +1,12 @@
 // All sizes in bytes; products of counts that came from files are checked for overflow.
 #include "runtime/memory_plan.h"
 
+#include "base/sizes.h"
 #include "runtime/kv_pages.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -30,6 +30,11 @@ size_t sum(size_t a, size_t b) {
   return __builtin_add_overflow(a, b, &result) ? std::numeric_limits<size_t>::max() : result;
 }
 
+std::string text_of(size_t bytes) {
+  constexpr size_t kLargest = std::numeric_limits<int64_t>::max();
+  return format_bytes(static_cast<int64_t>(std::min(bytes, kLargest)));
+}
+
 size_t total_of(const std::vector<Item>& items) {
   size_t total = 0;
   for (const Item& item : items) total = sum(total, item.bytes);
@@ -48,22 +53,21 @@ std::vector<Item> fixed_items(const MemoryNeeds& needs) {
 
 void append_caches(std::vector<Item>& items, const MemoryNeeds& needs, int32_t slots,
                    int32_t pages) {
+  items.push_back({fmt::format("state slots ({} x {})", slots, text_of(needs.state_slot_bytes)),
+                   product(static_cast<size_t>(slots), needs.state_slot_bytes)});
   items.push_back(
-      {fmt::format("state slots ({} x {})", slots, format_bytes(needs.state_slot_bytes)),
-       product(static_cast<size_t>(slots), needs.state_slot_bytes)});
-  items.push_back(
-      {fmt::format("KV pages ({} x {}, 64 tokens each)", pages, format_bytes(needs.kv_page_bytes)),
+      {fmt::format("KV pages ({} x {}, 64 tokens each)", pages, text_of(needs.kv_page_bytes)),
        product(static_cast<size_t>(pages), needs.kv_page_bytes)});
 }
 
 std::string table_of(const std::vector<Item>& items, const MemoryWishes& wishes) {
   std::string table;
   for (const Item& item : items) {
-    table += fmt::format("  {:<48}{:>12}\n", item.name, format_bytes(item.bytes));
+    table += fmt::format("  {:<48}{:>12}\n", item.name, text_of(item.bytes));
   }
-  table += fmt::format("  {:<48}{:>12}\n", "total", format_bytes(total_of(items)));
+  table += fmt::format("  {:<48}{:>12}\n", "total", text_of(total_of(items)));
   table += fmt::format("  {:<48}{:>12}\n", fmt::format("ceiling ({})", wishes.ceiling_source),
-                       format_bytes(wishes.ceiling_bytes));
+                       text_of(wishes.ceiling_bytes));
   return table;
 }
 
@@ -73,7 +77,7 @@ Error refusal(const MemoryNeeds& needs, const MemoryWishes& wishes) {
   const size_t missing = total_of(items) - wishes.ceiling_bytes;
   return Error{ErrorCode::exhausted,
                fmt::format("not enough memory for one sequence of 64 tokens:\n{}  {:<48}{:>12}",
-                           table_of(items, wishes), "missing", format_bytes(missing))};
+                           table_of(items, wishes), "missing", text_of(missing))};
 }
 
 /// How many of `bytes` each fit, at most `wanted`; a size of 0 needs no memory.
@@ -109,30 +113,19 @@ void note_adjustments(const MemoryNeeds& needs, const MemoryWishes& wishes, Memo
     plan.adjusted.push_back(fmt::format(
         "adjusted: max_num_seqs {} -> {} because a state slot of {} each and the KV pages do not "
         "fit the ceiling of {} ({})",
-        wishes.max_num_seqs, plan.max_num_seqs, format_bytes(needs.state_slot_bytes),
-        format_bytes(wishes.ceiling_bytes), wishes.ceiling_source));
+        wishes.max_num_seqs, plan.max_num_seqs, text_of(needs.state_slot_bytes),
+        text_of(wishes.ceiling_bytes), wishes.ceiling_source));
   }
   const int32_t wanted = wishes.max_model_len > 0 ? wishes.max_model_len : needs.model_max_len;
   if (plan.max_model_len < wanted) {
     plan.adjusted.push_back(fmt::format(
         "adjusted: max_model_len {} -> {} because the ceiling of {} ({}) leaves {} KV pages of {}",
-        wanted, plan.max_model_len, format_bytes(wishes.ceiling_bytes), wishes.ceiling_source,
-        plan.num_pages, format_bytes(needs.kv_page_bytes)));
+        wanted, plan.max_model_len, text_of(wishes.ceiling_bytes), wishes.ceiling_source,
+        plan.num_pages, text_of(needs.kv_page_bytes)));
   }
 }
 
 }  // namespace
-
-std::string format_bytes(size_t bytes) {
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 1024.0 && unit + 1 < std::size(units)) {
-    value /= 1024.0;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.2f} {}", value, units[unit]);
-}
 
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, const MemoryWishes& wishes) {
   if (wishes.max_num_seqs < 1) {

@@ -47,7 +47,4 @@ struct MemoryPlan {
 /// one sequence of 64 tokens fits; that message shows the sum line by line.
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, const MemoryWishes& wishes);
 
-/// "61.4 MiB", "1023 B".
-std::string format_bytes(size_t bytes);
-
 }  // namespace nibble::runtime
