@@ -15,6 +15,8 @@
 namespace nibble::cpu {
 
 constexpr int64_t kAttentionPage = 64;
+/// Rows (query tokens x heads of a KV group) that share the unpacking of a page.
+constexpr int64_t kAttentionRows = 64;
 
 /// Stores the k and v rows of one sequence into its pages: f32, bf16 (nearest even) or f8_e4m3
 /// (x / scale, nearest even, saturating at +-448; NaN stays NaN).
@@ -55,18 +57,17 @@ struct AttentionArgs {
 [[maybe_unused]] static constexpr int64_t attention_block_tokens(int64_t num_heads,
                                                                  int64_t num_kv_heads) {
   const int64_t group = num_heads / num_kv_heads;
-  return group >= 128 ? 1 : 128 / group;
+  return group >= kAttentionRows ? 1 : kAttentionRows / group;
 }
 
-/// Items of one sequence: query blocks x KV heads. Item i: block i / num_kv_heads, KV head i %
-/// num_kv_heads.
+/// Items of one sequence: query blocks x KV heads, the longest (last tokens) first.
 [[maybe_unused]] static constexpr int64_t attention_items(int64_t q_len, int64_t num_heads,
                                                           int64_t num_kv_heads) {
   const int64_t tokens = attention_block_tokens(num_heads, num_kv_heads);
   return (q_len + tokens - 1) / tokens * num_kv_heads;
 }
 
-/// Floats of scratch that one worker needs, for sequences with q_len up to max_q_len; the scratch
+/// Floats of scratch that one worker needs, whatever the sequence lengths; the scratch
 /// is 64-byte aligned and need not be cleared.
 [[maybe_unused]] static constexpr size_t attention_scratch_floats(int64_t num_heads,
                                                                   int64_t num_kv_heads,

@@ -46,7 +46,8 @@ struct AttentionItem {
 inline AttentionItem make_item(const AttentionArgs& args, int64_t item) {
   const int64_t block = attention_block_tokens(args.num_heads, args.num_kv_heads);
   AttentionItem it{};
-  it.first_token = item / args.num_kv_heads * block;
+  // The last tokens see the most keys: their items come first, so that threads end together.
+  it.first_token = ((args.q_len - 1) / block - item / args.num_kv_heads) * block;
   const int64_t left = args.q_len - it.first_token;
   it.tokens = left < block ? left : block;
   it.kv_head = item % args.num_kv_heads;
