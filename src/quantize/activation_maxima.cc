@@ -1,12 +1,13 @@
 #include "quantize/activation_maxima.h"
 
 #include "base/file.h"
+#include "base/problems.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <charconv>
-#include <cmath>
 #include <string_view>
 #include <vector>
 
@@ -23,50 +24,74 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
   }
 }
 
-std::optional<float> parse_bits(std::string_view text) {
+// "40dc0000", or the last word of "#1024 3e4c0000".
+std::optional<float> parse_amax(std::string_view text) {
+  if (text.starts_with('#')) text.remove_prefix(std::min(text.size(), text.find(' ') + 1));
   uint32_t bits = 0;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), bits, 16);
-  if (failure != std::errc() || end != text.data() + text.size() || text.size() != 8)
+  if (failure != std::errc() || end != text.data() + text.size() || text.size() != 8) {
     return std::nullopt;
+  }
   return std::bit_cast<float>(bits);
 }
+
+// The two columns that matter, from the header line.
+struct Columns {
+  size_t quantizer = SIZE_MAX;
+  size_t amax = SIZE_MAX;
+
+  explicit Columns(const std::vector<std::string_view>& header) {
+    for (size_t i = 0; i < header.size(); ++i) {
+      if (header[i] == "quantizer") quantizer = i;
+      if (header[i] == "amax") amax = i;
+    }
+  }
+  bool complete() const { return quantizer != SIZE_MAX && amax != SIZE_MAX; }
+  size_t needed() const { return std::max(quantizer, amax) + 1; }
+};
 
 }  // namespace
 
 Result<ActivationMaxima> ActivationMaxima::read_table(const std::string& path) {
   NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  const std::vector<std::string_view> lines = split(text, '\n');
+  const auto cells_of = [&](size_t i) {
+    return split(lines[i].substr(0, lines[i].find('\r')), '\t');
+  };
+  const Columns columns(cells_of(0));
+  if (!columns.complete()) {
+    return Error{ErrorCode::corrupt,
+                 path + ": line 1: expected the columns 'quantizer' and 'amax', separated by tabs"};
+  }
   ActivationMaxima out;
-  size_t name_column = SIZE_MAX;
-  size_t amax_column = SIZE_MAX;
-  int64_t line_number = 0;
-  for (std::string_view line : split(text, '\n')) {
-    ++line_number;
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (line.empty()) continue;
-    const std::vector<std::string_view> cells = split(line, '\t');
-    if (line_number == 1) {
-      for (size_t i = 0; i < cells.size(); ++i) {
-        if (cells[i] == "quantizer") name_column = i;
-        if (cells[i] == "amax") amax_column = i;
-      }
-      if (name_column == SIZE_MAX || amax_column == SIZE_MAX) {
-        return Error{ErrorCode::corrupt,
-                     path + ": line 1: expected the columns 'quantizer' and 'amax'"};
-      }
+  Problems problems;
+  for (size_t i = 1; i < lines.size(); ++i) {
+    const std::vector<std::string_view> cells = cells_of(i);
+    if (cells.size() == 1 && cells[0].empty()) continue;
+    if (cells.size() < columns.needed()) {
+      problems.add(fmt::format("line {}: {} columns, expected at least {}", i + 1, cells.size(),
+                               columns.needed()));
       continue;
     }
-    if (cells.size() <= std::max(name_column, amax_column)) {
-      return Error{ErrorCode::corrupt,
-                   fmt::format("{}: line {}: {} columns, expected at least {}", path, line_number,
-                               cells.size(), std::max(name_column, amax_column) + 1)};
-    }
-    const std::optional<float> amax = parse_bits(cells[amax_column]);
+    const std::string_view written = cells[columns.amax];
+    if (written == "-") continue;
+    const std::optional<float> amax = parse_amax(written);
     if (!amax) {
-      return Error{ErrorCode::corrupt,
-                   fmt::format("{}: line {}: amax '{}', expected eight hexadecimal digits", path,
-                               line_number, cells[amax_column])};
+      problems.add(
+          fmt::format("line {}: amax '{}', expected eight hexadecimal digits", i + 1, written));
+    } else if (!out.values_.emplace(cells[columns.quantizer], *amax).second) {
+      problems.add(
+          fmt::format("line {}: quantizer '{}' appears twice", i + 1, cells[columns.quantizer]));
     }
-    out.values_[std::string(cells[name_column])] = *amax;
+  }
+  if (!problems.empty()) return problems.error(ErrorCode::corrupt, path);
+  return out;
+}
+
+std::string ActivationMaxima::table() const {
+  std::string out = "quantizer\tamax\n";
+  for (const auto& [quantizer, amax] : values_) {
+    out += fmt::format("{}\t{:08x}\n", quantizer, std::bit_cast<uint32_t>(amax));
   }
   return out;
 }

@@ -16,8 +16,11 @@ namespace nibble::quantize {
 class ActivationMaxima {
  public:
   /// Reads a table: header line with columns "quantizer" and "amax", tab separated; amax is the
-  /// hexadecimal bit pattern of an f32. Other columns are ignored.
+  /// hexadecimal bit pattern of an f32, "-" (none, the row is skipped), or "#n" and the largest of
+  /// n block maxima. Other columns are ignored. Every bad line is listed (corrupt).
   static Result<ActivationMaxima> read_table(const std::string& path);
+  /// The table of all maxima, as read_table reads it.
+  std::string table() const;
 
   std::optional<float> find(const std::string& quantizer) const;
   /// Raises the maximum of `quantizer`; NaN sticks.

@@ -3,7 +3,6 @@
 #include "device/observer.h"
 #include "formats/bf16.h"
 #include "model/loaded_model.h"
-#include "tensor/tensor.h"
 #include "model/qwen3_5_moe/decoder.h"
 #include "quantize/layer_caches.h"
 #include "tensor/tensor.h"

@@ -1,28 +1,30 @@
 // Exporter: writes the quantized checkpoint, tensor by tensor, in ModelOpt's layout (spec nvfp4.md
 // 2).
 //
-// Works in DESTINATION.partial in the same folder and renames it when everything is there and
-// synced: a directory with the final name is complete. An interrupted export is continued when
-// source, recipe and maxima are the same.
+// Fills an OutputFolder and publishes it when everything is there and synced: a folder with the
+// final name is complete. Shards that an interrupted export of the same job finished are kept. One
+// matrix is in memory at a time, the source is mapped.
 #pragma once
 
 #include "device/device.h"
 #include "formats/checkpoint.h"
+#include "formats/checkpoint_writer.h"
 #include "model/checkpoint_source.h"
 #include "quantize/activation_maxima.h"
+#include "quantize/output_folder.h"
 #include "quantize/recipe.h"
 
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace nibble::quantize {
 
 struct ExportJob {
   std::string source_directory;
-  std::string destination;
   Recipe recipe;
   Compat compat;
-  bool overwrite = false;
+  size_t max_shard_bytes = formats::kMaxShardBytes;
 };
 
 struct ExportReport {
@@ -38,11 +40,21 @@ struct ExportReport {
 /// partial work.
 using ExportProgress = std::function<bool(int64_t done, int64_t total)>;
 
-/// Errors: maxima that are missing or not finite, weights that are not finite or already quantized,
-/// an existing destination without `overwrite`; each message lists all it found.
+/// What can be known to be wrong before calibrating: matrices that are quantized already, sizes
+/// that are no multiple of 16. Lists all of it (unsupported).
+Result<void> check_quantizable(const model::CheckpointSource& source, const std::string& what);
+
+/// The text for OutputFolder::open: everything that decides the result's bytes. `calibration` names
+/// where the maxima come from (a digest of table or tokens).
+Result<std::string> describe_job(const formats::Checkpoint& checkpoint, const ExportJob& job,
+                                 const std::string& calibration);
+
+/// Errors, each listing all it found: maxima that are missing or not finite (invalid_argument),
+/// weights that are not finite (corrupt; the partial folder is removed). `checkpoint` is what
+/// `source` reads from.
 Result<ExportReport> export_checkpoint(device::Device& device, model::CheckpointSource& source,
                                        const formats::Checkpoint& checkpoint,
                                        const ActivationMaxima& maxima, const ExportJob& job,
-                                       const ExportProgress& progress);
+                                       OutputFolder& folder, const ExportProgress& progress);
 
 }  // namespace nibble::quantize

@@ -41,6 +41,14 @@ class ScaleMaker {
     return scale;
   }
 
+  // A bad maximum of a weight would show only when its layer is written.
+  void check_values() {
+    for (const auto& [quantizer, amax] : maxima_.values()) {
+      if (std::isfinite(amax) && amax >= 0) continue;
+      problems_.add(fmt::format("{}: {}, expected a finite maximum", quantizer, amax));
+    }
+  }
+
   Result<void> result() const {
     return problems_.empty() ? Result<void>()
                              : problems_.error(ErrorCode::invalid_argument, "calibrated maxima");
@@ -53,11 +61,7 @@ class ScaleMaker {
       problems_.add(quantizer + ": missing");
       return 1;
     }
-    if (!std::isfinite(*amax) || *amax < 0) {
-      problems_.add(fmt::format("{}: {}, expected a finite maximum", quantizer, *amax));
-      return 1;
-    }
-    return *amax;
+    return std::isfinite(*amax) ? *amax : 1;
   }
   float unseen(const std::string& quantizer) {
     if (compat_.version == Compat::Version::modelopt_0_44) {
@@ -82,6 +86,7 @@ Result<ScaleTable> ScaleTable::make(const model::CheckpointSource& source,
                                     const Compat& compat) {
   ScaleTable table;
   ScaleMaker maker(maxima, compat, table);
+  maker.check_values();
   const formats::ModelConfig& config = source.config();
   for (size_t i = 0; i < config.layer_types.size(); ++i) {
     const QuantizerNames names(source.prefix().text + "layers." + std::to_string(i) + ".");

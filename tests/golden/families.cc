@@ -1,6 +1,7 @@
 // The table. Order matters only where one name is a prefix of another.
 #include "tests/golden/families.h"
 
+#include "tests/golden/modelopt_goldens.h"
 #include "tests/golden/text_goldens.h"
 #include "tests/golden/tokenizer_goldens.h"
 
@@ -15,10 +16,14 @@ void run_text(const FamilyRun& run, Report& report) {
   run_text_family(run.folder, run.parent + "/models/" + run.variant, run.name, report);
 }
 
+void run_modelopt(const FamilyRun& run, Report& report) {
+  run_modelopt_family(run.folder, run.name, report);
+}
+
 constexpr Family kFamilies[] = {
-    {"text", "text_", true, run_text},         {"mtp", "mtp_", true, nullptr},
+    {"text", "text_", true, run_text},        {"mtp", "mtp_", true, nullptr},
     {"vision", "vision_", true, nullptr},     {"tokenizer", "tokenizer", true, run_tokenizer},
-    {"template", "template", false, nullptr}, {"modelopt", "modelopt", false, nullptr},
+    {"template", "template", false, nullptr}, {"modelopt", "modelopt", false, run_modelopt},
 };
 
 }  // namespace
