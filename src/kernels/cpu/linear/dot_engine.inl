@@ -106,11 +106,12 @@ inline void load_nvfp4_block(const unsigned char* block, __m512i table, __m512bh
   w[7] = as_bf16(_mm512_permutexvar_epi16(_mm512_srli_epi16(second, 12), table));
 }
 
-// 16 E4M3 bytes without sign to f32. The product with 2^120 moves the exponent bias and is exact.
+// 16 packed scale bytes to f32.
 inline __m512 load_block_scales(const unsigned char* bytes) {
   const __m512i codes =
       _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
-  return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(codes, 20)), _mm512_set1_ps(0x1p120f));
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_slli_epi32(codes, 20), _mm512_set1_epi32(117 << 23)));
 }
 
 constexpr int kChains = 8;

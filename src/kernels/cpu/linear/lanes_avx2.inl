@@ -45,10 +45,15 @@ inline __m256 decode_e4m3(__m256i code) {
   return _mm256_or_ps(with_nan, _mm256_castsi256_ps(sign));
 }
 
+inline __m256 decode_scales_half(__m128i bytes) {
+  const __m256i shifted = _mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes), 20);
+  return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(117 << 23)));
+}
+
+// Packed scale bytes (packed_weights.h).
 inline Lanes decode_scales(const unsigned char* bytes) {
   const __m128i packed = _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
-  return {decode_e4m3(_mm256_cvtepu8_epi32(packed)),
-          decode_e4m3(_mm256_cvtepu8_epi32(_mm_srli_si128(packed, 8)))};
+  return {decode_scales_half(packed), decode_scales_half(_mm_srli_si128(packed, 8))};
 }
 
 inline void decode_bf16_half(const unsigned char* line, float* out) {

@@ -41,8 +41,12 @@ inline __m512 decode_e4m3(__m512i code) {
   return _mm512_castsi512_ps(_mm512_or_si512(bits, sign));
 }
 
+// Packed scale bytes (packed_weights.h).
 inline Lanes decode_scales(const unsigned char* bytes) {
-  return decode_e4m3(_mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes))));
+  const __m512i codes =
+      _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_slli_epi32(codes, 20), _mm512_set1_epi32(117 << 23)));
 }
 
 inline void decode_bf16_line(const unsigned char* line, float* out) {

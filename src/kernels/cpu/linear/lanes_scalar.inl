@@ -57,9 +57,12 @@ inline float decode_e4m3(uint32_t code) {
   return float_of_bits(bits | (code & 0x80) << 24);
 }
 
+// Packed scale bytes (packed_weights.h).
 inline Lanes decode_scales(const unsigned char* bytes) {
   alignas(16) float values[kPanelRows];
-  for (int i = 0; i < kPanelRows; ++i) values[i] = decode_e4m3(bytes[i]);
+  for (int i = 0; i < kPanelRows; ++i) {
+    values[i] = float_of_bits((uint32_t{bytes[i]} << 20) + (117u << 23));
+  }
   return load(values);
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/cpu/linear/linear.h"
 
 #include "base/cpu_features.h"
+#include "formats/e4m3.h"
 #include "kernels/cpu/linear/linear_plan.h"
 #include "kernels/cpu/linear/test_matrices.h"
 #include "kernels/reference/linear.h"
@@ -335,6 +336,30 @@ TEST(Linear, DecodesEveryCodeExactly) {
         } else {
           ASSERT_EQ(y[static_cast<size_t>(code)], expected) << code;
         }
+      }
+    }
+  }
+}
+
+// Every block scale byte but NaN, sign included: one code of value 1.5 a row, x = 1.
+TEST(Linear, DecodesEveryBlockScaleExactly) {
+  constexpr int64_t kBytes = 256;
+  for (const Product& product : all_products({{1, kBytes, 16}})) {
+    if (product.format != PanelFormat::nvfp4) continue;
+    TestMatrix weight(product.format, product.n, product.k, Values::normal, 71);
+    std::memset(weight.bytes(), 0x33, kBytes * 8);
+    for (int64_t byte = 0; byte < kBytes; ++byte) {
+      weight.scale_bytes()[byte] = static_cast<uint8_t>((byte & 0x7F) == 0x7F ? 0x7E : byte);
+    }
+    const AlignedBytes packed = weight.pack();
+    const Rows rows(std::vector<float>(16, 1.0f), product.arithmetic);
+    for (const LinearKernels* kernels : supported_kernels()) {
+      SCOPED_TRACE(describe(product, *kernels));
+      std::vector<float> y(kBytes);
+      LinearArgs args = make_args(product, rows, packed, 1.0f, y.data());
+      run(*kernels, args, 2);
+      for (size_t byte = 0; byte < kBytes; ++byte) {
+        ASSERT_EQ(y[byte], 24.0f * formats::e4m3_to_f32(weight.scale_bytes()[byte] & 0x7F)) << byte;
       }
     }
   }

@@ -58,10 +58,22 @@ uint32_t spread_codes(uint32_t codes) {
   return even | odd << 16;
 }
 
+// E4M3 without sign to the packed scale code: the value's exponent + 10 in five bits, three
+// mantissa bits. Subnormals become normal, so that kernels decode without f32 denormals, which cost
+// assists. 0 has no code: the caller clears the block's codes instead.
+unsigned char packed_scale(unsigned magnitude) {
+  if (magnitude >= 8) return static_cast<unsigned char>(magnitude + 24);
+  if (magnitude >= 4) return static_cast<unsigned char>(24 + (magnitude - 4) * 2);
+  if (magnitude >= 2) return static_cast<unsigned char>(16 + (magnitude - 2) * 4);
+  return static_cast<unsigned char>(magnitude * 8);
+}
+
 void pack_panel_nvfp4(const PanelRowsView& rows, int64_t k, unsigned char* out) {
   for (int64_t r = 0; r < kPanelRows; ++r) {
     if (rows.weight[r] == nullptr) continue;
     for (int64_t block = 0; block < k / kBlockK; ++block) {
+      const unsigned scale = rows.scales[r][block] & 0x7F;
+      if (scale == 0) continue;
       unsigned char* group = out + block / 4 * 576;
       for (int64_t half = 0; half < 2; ++half) {
         uint32_t codes;
@@ -69,8 +81,7 @@ void pack_panel_nvfp4(const PanelRowsView& rows, int64_t k, unsigned char* out) 
         codes = spread_codes(codes);
         std::memcpy(group + block % 4 * 128 + half * 64 + r * 4, &codes, 4);
       }
-      // The sign of a block scale is ignored everywhere (formats/nvfp4.h): drop it once here.
-      group[512 + block % 4 * 16 + r] = static_cast<unsigned char>(rows.scales[r][block] & 0x7F);
+      group[512 + block % 4 * 16 + r] = packed_scale(scale);
     }
   }
 }

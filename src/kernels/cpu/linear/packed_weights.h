@@ -6,7 +6,10 @@
 //   fp8     line per 4 k: dword r, bytes {k, k+2, k+1, k+3}                    16 bytes per k
 //   nvfp4   line per 8 k: dword r, nibbles {k, k+2, k+4, k+6, k+1, k+3, k+5, k+7}; two lines are a
 //           block of 16 k. Four blocks (512 bytes) are followed by their 64 scale bytes
-//           [block][row]; the last group is padded to four blocks.
+//           [block][row]; the last group is padded to four blocks. A scale byte is the E4M3 value's
+//           exponent + 10 (five bits) and mantissa (three), sign dropped: f32 bits (byte << 20) +
+//           (117 << 23) for every value but 0, where all codes of the row's block are 0 instead. A
+//           NaN scale has no code: the loader refuses it.
 // So that a shift and a 16-bit table lookup give pairs {k, k+1} without masks. A gate_up matrix has
 // its panels interleaved: gate panel 0, up panel 0, gate panel 1, ...
 #pragma once

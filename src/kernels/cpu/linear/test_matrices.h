@@ -77,6 +77,8 @@ class TestMatrix {
   void set_tensor_scale(float scale) { view_.weight_scale_2 = scale; }
   uint8_t* bytes() { return reinterpret_cast<uint8_t*>(weight_.view().data()); }
 
+  uint8_t* scale_bytes() { return reinterpret_cast<uint8_t*>(scales_.view().data()); }
+
   AlignedBytes pack() const {
     AlignedBytes packed(packed_linear_bytes(source_.format, source_.n, source_.k));
     pack_linear_panels(source_, reinterpret_cast<unsigned char*>(packed.data()), 0,
