@@ -99,11 +99,13 @@ Result<void> ModelExecutor::run(const Step& step, std::span<device::SampleResult
   plan.observer = observer_;
   plan.routing_log = routing_log_;
   const TensorView hidden = hidden_.slice_rows(0, plan.num_rows);
-  decoder_.forward(plan, weights_, caches_->layers(), hidden);
   const TensorView logits = logits_.slice_rows(0, plan.num_logit_rows);
   last_logits_ = logits;
+  device_.run_step(plan, [&] {
+    decoder_.forward(plan, weights_, caches_->layers(), hidden);
+    if (plan.num_logit_rows > 0) decoder_.head(plan, weights_, hidden, 0, logits);
+  });
   if (plan.num_logit_rows > 0) {
-    decoder_.head(plan, weights_, hidden, 0, logits);
     device_.sample(buffers_->sample_plan(options_.vocab_limit), logits, results.data());
   }
   device_.synchronize();
