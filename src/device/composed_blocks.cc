@@ -8,6 +8,7 @@
 #include "device/observer.h"
 
 #include <string_view>
+#include <vector>
 
 namespace nibble::device {
 namespace {
@@ -17,11 +18,20 @@ TensorView rows_of(const TensorView& buffer, int64_t rows) {
   return buffer.slice_rows(0, rows);
 }
 
-void report(const StepPlan& plan, int layer, std::string_view name, ConstTensorView tensor) {
-  if (plan.observer != nullptr) plan.observer->observe(layer, name, tensor);
-}
-
 }  // namespace
+
+void Device::report(const StepPlan& plan, int layer, std::string_view name,
+                    ConstTensorView tensor) {
+  if (plan.observer == nullptr) return;
+  if (shares_host_memory()) {
+    plan.observer->observe(layer, name, tensor);
+    return;
+  }
+  std::vector<std::byte> host(tensor.bytes());
+  download(host, tensor.data());
+  synchronize();
+  plan.observer->observe(layer, name, ConstTensorView(host.data(), tensor.dtype(), tensor.shape()));
+}
 
 void Device::project_out(const StepPlan& plan, int layer, ConstTensorView x,
                          const PackedLinear& weight, TensorView out, Accumulate accumulate) {
@@ -31,7 +41,7 @@ void Device::project_out(const StepPlan& plan, int layer, ConstTensorView x,
   }
   const TensorView mixed = rows_of(workspace_.routed, plan.num_rows);
   linear(x, weight, mixed, Accumulate::replace);
-  plan.observer->observe(layer, "mixer_out", mixed);
+  report(plan, layer, "mixer_out", mixed);
   add(mixed, out, accumulate);
 }
 

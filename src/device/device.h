@@ -20,9 +20,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace nibble::device {
 
@@ -84,6 +86,14 @@ class Device {
   virtual size_t workspace_bytes(const WorkspaceSpec& spec) const = 0;
   virtual Result<void> set_workspace(const WorkspaceSpec& spec) = 0;
   const WorkspaceSpec& workspace_spec() const { return spec_; }
+  /// Runs `queue_step`, which queues all work of one step for `plan`. A device may keep what it queued
+  /// and replay it for later steps of the same shape: then the plan's buffers must be those of the
+  /// first such step. With an Observer it always runs.
+  virtual void run_step(const StepPlan& /*plan*/, const std::function<void()>& queue_step) {
+    queue_step();
+  }
+  /// Shows a tensor to the plan's Observer on the host; nothing without one.
+  void report(const StepPlan& plan, int layer, std::string_view name, ConstTensorView tensor);
 
   // ---- Weights: repacked once into the layout the kernels read
   // ---------------------------------------------------

@@ -36,11 +36,13 @@ ModelHarness::DeviceFactory cpu_factory(Arithmetic arithmetic) {
 // One family: its files, its model, and the checks.
 class TextFamily {
  public:
-  TextFamily(std::string folder, std::string model, std::string name, Report& report)
+  TextFamily(std::string folder, std::string model, std::string name, Report& report,
+             DeviceOf device)
       : folder_(std::move(folder)),
         model_(std::move(model)),
         name_(std::move(name)),
-        report_(report) {}
+        report_(report),
+        device_(std::move(device)) {}
 
   void run();
 
@@ -77,6 +79,7 @@ class TextFamily {
   std::string model_;
   std::string name_;
   Report& report_;
+  DeviceOf device_;
   std::unique_ptr<ModelHarness> f32_;
 };
 
@@ -277,7 +280,7 @@ Result<void> TextFamily::exact() {
   test::HarnessOptions options;
   options.kv_dtype = DType::bf16;
   NIBBLE_ASSIGN_OR_RETURN(auto exact,
-                          ModelHarness::open(model_, cpu_factory(Arithmetic::exact), 2, options));
+                          ModelHarness::open(model_, device_(Arithmetic::exact), 2, options));
   NIBBLE_ASSIGN_OR_RETURN(auto reference,
                           ModelHarness::open(model_, test::make_reference_device, 1, options));
   const std::vector<int32_t> ids = golden.read_ids("ids");
@@ -311,7 +314,7 @@ Result<void> TextFamily::exact() {
 }
 
 void TextFamily::run() {
-  auto opened = ModelHarness::open(model_, cpu_factory(Arithmetic::f32), 2, {});
+  auto opened = ModelHarness::open(model_, device_(Arithmetic::f32), 2, {});
   if (!opened.ok()) {
     report_.fail(name_ + "/open", opened.error().message);
     return;
@@ -328,8 +331,12 @@ void TextFamily::run() {
 }  // namespace
 
 void run_text_family(const std::string& folder, const std::string& model, const std::string& name,
-                     Report& report) {
-  TextFamily(folder, model, name, report).run();
+                     Report& report, const DeviceOf& device) {
+  TextFamily(folder, model, name, report, device).run();
+}
+
+DeviceOf cpu_device_of() {
+  return cpu_factory;
 }
 
 }  // namespace nibble::golden

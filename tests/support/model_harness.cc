@@ -22,19 +22,32 @@ Result<std::unique_ptr<ModelHarness>> ModelHarness::open(const std::string& fold
                                                          const DeviceFactory& factory, int threads,
                                                          const HarnessOptions& options) {
   auto harness = std::unique_ptr<ModelHarness>(new ModelHarness);
-  ModelHarness& h = *harness;
-  h.pool_ = std::make_unique<ThreadPool>(threads, std::vector<int>());
-  h.device_ = factory(*h.pool_);
   NIBBLE_ASSIGN_OR_RETURN(auto checkpoint, formats::Checkpoint::open(folder));
-  h.checkpoint_ = std::make_unique<formats::Checkpoint>(std::move(checkpoint));
+  harness->checkpoint_ = std::make_unique<formats::Checkpoint>(std::move(checkpoint));
   NIBBLE_ASSIGN_OR_RETURN(const formats::ModelConfig config, formats::load_model_config(folder));
-  NIBBLE_ASSIGN_OR_RETURN(h.source_, model::CheckpointSource::open(*h.checkpoint_, config));
-  NIBBLE_RETURN_IF_ERROR(h.device_->set_workspace(model::workspace_spec(config, options.max_rows)));
-  const auto uninterrupted = [](int, int) { return true; };
-  NIBBLE_ASSIGN_OR_RETURN(h.model_,
-                          model::LoadedModel::load(*h.device_, *h.source_, uninterrupted));
-  NIBBLE_RETURN_IF_ERROR(h.make_caches(options));
+  NIBBLE_ASSIGN_OR_RETURN(harness->source_,
+                          model::CheckpointSource::open(*harness->checkpoint_, config));
+  NIBBLE_RETURN_IF_ERROR(harness->load(factory, threads, options));
   return harness;
+}
+
+Result<std::unique_ptr<ModelHarness>> ModelHarness::open(
+    std::unique_ptr<model::WeightSource> source, const DeviceFactory& factory, int threads,
+    const HarnessOptions& options) {
+  auto harness = std::unique_ptr<ModelHarness>(new ModelHarness);
+  harness->source_ = std::move(source);
+  NIBBLE_RETURN_IF_ERROR(harness->load(factory, threads, options));
+  return harness;
+}
+
+Result<void> ModelHarness::load(const DeviceFactory& factory, int threads,
+                                const HarnessOptions& options) {
+  pool_ = std::make_unique<ThreadPool>(threads, std::vector<int>());
+  device_ = factory(*pool_);
+  NIBBLE_RETURN_IF_ERROR(device_->set_workspace(model::workspace_spec(config(), options.max_rows)));
+  const auto uninterrupted = [](int, int) { return true; };
+  NIBBLE_ASSIGN_OR_RETURN(model_, model::LoadedModel::load(*device_, *source_, uninterrupted));
+  return make_caches(options);
 }
 
 Result<void> ModelHarness::make_caches(const HarnessOptions& options) {
@@ -99,27 +112,45 @@ std::vector<float> ModelHarness::step(const std::vector<SequenceInput>& inputs,
       pages.push_back(input.sequence * pages_per_sequence_ + page);
     }
   }
+  std::vector<std::unique_ptr<device::Memory>> buffers;
+  const auto allocate = [&](size_t bytes) {
+    auto memory = device_->allocate(bytes, "harness step");
+    NIBBLE_CHECK(memory.ok(), "harness memory", memory.ok() ? "" : memory.error().message);
+    buffers.push_back(std::move(memory).value());
+    return buffers.back()->data();
+  };
+  const auto on_device = [&](const auto& values) {
+    using Value = std::decay_t<decltype(values[0])>;
+    std::byte* at = allocate(values.size() * sizeof(Value));
+    device_->upload(at, std::as_bytes(std::span(values)));
+    return reinterpret_cast<const Value*>(at);
+  };
   device::StepPlan plan;
   plan.num_rows = static_cast<int32_t>(tokens.size());
   plan.num_sequences = static_cast<int32_t>(sequences.size());
   plan.num_logit_rows = plan.num_rows;
   plan.page_table_stride = pages_per_sequence_;
-  plan.token_ids = tokens.data();
-  plan.positions = positions.data();
-  plan.row_sequence = row_sequence.data();
-  plan.sequences = sequences.data();
-  plan.page_table = pages.data();
-  plan.logit_rows = logit_rows.data();
+  plan.token_ids = on_device(tokens);
+  plan.positions = on_device(positions);
+  plan.row_sequence = on_device(row_sequence);
+  plan.sequences = on_device(sequences);
+  plan.page_table = on_device(pages);
+  plan.logit_rows = on_device(logit_rows);
   plan.observer = observer;
 
-  Tensor hidden(DType::f32, Shape{plan.num_rows, config().hidden_size});
-  Tensor logits(DType::f32, Shape{plan.num_rows, config().vocab_size});
+  const Shape hidden_shape{plan.num_rows, config().hidden_size};
+  const Shape logits_shape{plan.num_rows, config().vocab_size};
+  const TensorView hidden(allocate(static_cast<size_t>(hidden_shape.elements()) * sizeof(float)),
+                          DType::f32, hidden_shape);
+  const TensorView logits(allocate(static_cast<size_t>(logits_shape.elements()) * sizeof(float)),
+                          DType::f32, logits_shape);
   model::Decoder decoder(*device_, model::Placement());
-  decoder.forward(plan, model_->weights(), caches_, hidden.view());
-  decoder.head(plan, model_->weights(), hidden.view(), 0, logits.view());
+  decoder.forward(plan, model_->weights(), caches_, hidden);
+  decoder.head(plan, model_->weights(), hidden, 0, logits);
+  std::vector<float> out(static_cast<size_t>(logits_shape.elements()));
+  device_->download(std::as_writable_bytes(std::span(out)), logits.data());
   device_->synchronize();
-  const float* out = logits.view().as<float>();
-  return std::vector<float>(out, out + logits.shape().elements());
+  return out;
 }
 
 std::vector<float> ModelHarness::prefill(int32_t sequence, const std::vector<int32_t>& tokens,
@@ -139,16 +170,14 @@ std::vector<float> ModelHarness::prefill(int32_t sequence, const std::vector<int
 std::vector<float> ModelHarness::recurrent_state(int layer, int32_t sequence) const {
   const device::StateLayer& state = caches_[static_cast<size_t>(layer)].state;
   const float* data = state.recurrent + sequence * state.recurrent_stride;
-  return std::vector<float>(data, data + state.recurrent_stride);
+  return read(reinterpret_cast<const std::byte*>(data), DType::f32, state.recurrent_stride);
 }
 
 std::vector<float> ModelHarness::conv_state(int layer, int32_t sequence) const {
   const device::StateLayer& state = caches_[static_cast<size_t>(layer)].state;
   const std::byte* data = state.conv_window + sequence * state.conv_stride_bytes;
   const auto count = state.conv_stride_bytes / static_cast<int64_t>(dtype_bytes(state.conv_dtype));
-  std::vector<float> out;
-  for (int64_t i = 0; i < count; ++i) out.push_back(element(data, state.conv_dtype, i));
-  return out;
+  return read(data, state.conv_dtype, count);
 }
 
 std::vector<float> ModelHarness::kv_tail(int layer, int32_t sequence, int32_t count,
@@ -157,14 +186,25 @@ std::vector<float> ModelHarness::kv_tail(int layer, int32_t sequence, int32_t co
   const std::byte* data = value ? kv.v : kv.k;
   const int64_t heads = config().num_key_value_heads;
   const int64_t dim = config().head_dim;
+  const int64_t row_bytes = dim * static_cast<int64_t>(dtype_bytes(kv.dtype));
   std::vector<float> out;
   for (int64_t token = length(sequence) - count; token < length(sequence); ++token) {
     const int64_t page = sequence * pages_per_sequence_ + token / device::kPageTokens;
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t row = (page * heads + head) * device::kPageTokens + token % device::kPageTokens;
-      for (int64_t d = 0; d < dim; ++d) out.push_back(element(data, kv.dtype, row * dim + d));
+      const std::vector<float> part = read(data + row * row_bytes, kv.dtype, dim);
+      out.insert(out.end(), part.begin(), part.end());
     }
   }
+  return out;
+}
+
+std::vector<float> ModelHarness::read(const std::byte* data, DType dtype, int64_t count) const {
+  std::vector<std::byte> host(static_cast<size_t>(count) * dtype_bytes(dtype));
+  device_->download(host, data);
+  device_->synchronize();
+  std::vector<float> out;
+  for (int64_t i = 0; i < count; ++i) out.push_back(element(host.data(), dtype, i));
   return out;
 }
 

@@ -42,6 +42,10 @@ class ModelHarness {
   static Result<std::unique_ptr<ModelHarness>> open(const std::string& folder,
                                                     const DeviceFactory& factory, int threads,
                                                     const HarnessOptions& options);
+  /// The same with the weights of any source.
+  static Result<std::unique_ptr<ModelHarness>> open(std::unique_ptr<model::WeightSource> source,
+                                                    const DeviceFactory& factory, int threads,
+                                                    const HarnessOptions& options);
 
   /// Runs one step and returns the logits of every row: [rows][V], rows in input order.
   std::vector<float> step(const std::vector<SequenceInput>& inputs,
@@ -66,12 +70,15 @@ class ModelHarness {
 
  private:
   ModelHarness() = default;
+  Result<void> load(const DeviceFactory& factory, int threads, const HarnessOptions& options);
   Result<void> make_caches(const HarnessOptions& options);
+  /// `count` elements of device memory as f32.
+  std::vector<float> read(const std::byte* data, DType dtype, int64_t count) const;
 
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<device::Device> device_;
   std::unique_ptr<formats::Checkpoint> checkpoint_;
-  std::unique_ptr<model::CheckpointSource> source_;
+  std::unique_ptr<model::WeightSource> source_;
   std::unique_ptr<model::LoadedModel> model_;
   std::vector<std::unique_ptr<device::Memory>> cache_memory_;
   std::vector<device::LayerCache> caches_;

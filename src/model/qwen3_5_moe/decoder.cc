@@ -1,20 +1,10 @@
 #include "model/qwen3_5_moe/decoder.h"
 
-#include "device/observer.h"
-
 namespace nibble::model {
-namespace {
-
-void report(const device::StepPlan& plan, int layer, const char* name, ConstTensorView tensor) {
-  if (plan.observer != nullptr) plan.observer->observe(layer, name, tensor);
-}
-
-}  // namespace
-
 void Decoder::embed(const device::StepPlan& plan, const ModelWeights& weights, TensorView hidden) {
   device_.embed(plan, weights.embed_tokens, hidden);
   device_.reduce(hidden);
-  report(plan, -1, "embed", hidden);
+  device_.report(plan, -1, "embed", hidden);
 }
 
 void Decoder::layer(const device::StepPlan& plan, const LayerWeights& weights,
@@ -29,9 +19,9 @@ void Decoder::layer(const device::StepPlan& plan, const LayerWeights& weights,
   } else {
     device_.delta_net_block(plan, weights.delta_net, cache.state, hidden, hidden, accumulate);
   }
-  report(plan, index, "after_mixer", hidden);
+  device_.report(plan, index, "after_mixer", hidden);
   device_.moe_block(plan, weights.moe, hidden, hidden, accumulate);
-  report(plan, index, "out", hidden);
+  device_.report(plan, index, "out", hidden);
 }
 
 void Decoder::forward(const device::StepPlan& plan, const ModelWeights& weights,

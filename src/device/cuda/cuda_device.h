@@ -1,0 +1,30 @@
+// The CUDA device: one NVIDIA GPU, one compute stream, kernels of kernels/cuda.
+//
+// Operations are queued on the stream; only synchronize(), download() and the report to an Observer
+// wait. Decode steps are captured as graphs (run_step) and replayed. Builds without CUDA link
+// device/cuda_absent.cc, which answers ErrorCode::unsupported.
+#pragma once
+
+#include "base/result.h"
+#include "device/device.h"
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace nibble::device {
+
+struct CudaDeviceInfo {
+  std::string name;
+  int compute_major = 0, compute_minor = 0, multiprocessors = 0;
+  size_t total_bytes = 0, free_bytes = 0;
+};
+
+/// GPU number `ordinal` of this process. unsupported: no driver, no such GPU, or one this build has no
+/// kernels for.
+Result<CudaDeviceInfo> cuda_device_info(int ordinal);
+
+/// The device on that GPU. Errors as cuda_device_info, and exhausted.
+Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic, int ordinal);
+
+}  // namespace nibble::device

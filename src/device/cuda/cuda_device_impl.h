@@ -1,0 +1,149 @@
+// CudaDevice: the class behind make_cuda_device.
+//
+// cuda_device.cc: memory, workspace, row-wise operations. cuda_linear.cc: packing and dense products.
+// cuda_moe.cc: experts. cuda_sequences.cc: operations that walk sequences. cuda_sample.cc: sampling.
+// cuda_blocks.cc: fused blocks and captured steps.
+#pragma once
+
+#include "device/cpu/cpu_sampler.h"
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/gemm.h"
+#include "device/cuda/handles.h"
+#include "device/cuda/upload_ring.h"
+#include "kernels/cuda/args.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/moe.h"
+
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace nibble {
+class ThreadPool;
+}
+
+namespace nibble::device {
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(Arithmetic arithmetic, int ordinal, CudaDeviceInfo info);
+  ~CudaDevice() override;
+  Result<void> open();
+
+  std::string description() const override;
+  bool shares_host_memory() const override { return false; }
+  Result<std::unique_ptr<Memory>> allocate(size_t bytes, const std::string& purpose) override;
+  void upload(std::byte* destination, std::span<const std::byte> host) override;
+  void download(std::span<std::byte> host, const std::byte* source) override;
+  void copy(std::byte* destination, const std::byte* source, size_t bytes) override;
+  void synchronize() override;
+  size_t workspace_bytes(const WorkspaceSpec& spec) const override;
+  Result<void> set_workspace(const WorkspaceSpec& spec) override;
+  void run_step(const StepPlan& plan, const std::function<void()>& queue_step) override;
+
+  size_t packed_linear_bytes(WeightFormat format, int64_t out_features,
+                             int64_t in_features) const override;
+  PackedLinear pack_linear(const formats::LinearWeight& weight, std::byte* destination) override;
+  size_t packed_gate_up_bytes(WeightFormat format, int64_t intermediate,
+                              int64_t in_features) const override;
+  void pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
+                    std::byte* destination) override;
+
+  float max_magnitude(ConstTensorView matrix) override;
+  void quantize_nvfp4(ConstTensorView matrix, float tensor_scale, const formats::Nvfp4Rules& rules,
+                      uint8_t* codes, uint8_t* block_scales) override;
+
+  void embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) override;
+  void sample(const SamplePlan& plan, ConstTensorView logits, SampleResult* results) override;
+  void attention_block(const StepPlan& plan, const AttentionWeights& weights, const KvLayer& cache,
+                       ConstTensorView residual, TensorView out, Accumulate accumulate) override;
+  void delta_net_block(const StepPlan& plan, const DeltaNetWeights& weights,
+                       const StateLayer& cache, ConstTensorView residual, TensorView out,
+                       Accumulate accumulate) override;
+  void moe_block(const StepPlan& plan, const MoeWeights& weights, ConstTensorView residual,
+                 TensorView out, Accumulate accumulate) override;
+
+  void rms_norm(ConstTensorView x, const float* weight, TensorView out) override;
+  void linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
+              Accumulate accumulate) override;
+  void qk_norm_rope(const StepPlan& plan, const AttentionWeights& weights, ConstTensorView q_gate,
+                    TensorView q, TensorView gate, TensorView k) override;
+  void kv_store(const StepPlan& plan, const AttentionWeights& weights, const KvLayer& cache,
+                ConstTensorView k, ConstTensorView v) override;
+  void attention(const StepPlan& plan, const AttentionWeights& weights, const KvLayer& cache,
+                 ConstTensorView q, TensorView core) override;
+  void sigmoid_gate(ConstTensorView x, ConstTensorView gate, TensorView out) override;
+  void short_conv(const StepPlan& plan, const DeltaNetWeights& weights, const StateLayer& cache,
+                  ConstTensorView x, TensorView out) override;
+  void delta_gates(const DeltaNetWeights& weights, TensorView a_to_g,
+                   TensorView b_to_beta) override;
+  void gated_delta(const StepPlan& plan, const DeltaNetWeights& weights, const StateLayer& cache,
+                   ConstTensorView qkv, ConstTensorView g, ConstTensorView beta,
+                   TensorView core) override;
+  void gated_rms_norm(const DeltaNetWeights& weights, ConstTensorView core, ConstTensorView z,
+                      TensorView out) override;
+  void moe_route(ConstTensorView logits, const int32_t* forced, TensorView experts,
+                 TensorView expert_weights) override;
+  void moe_gate_up(ConstTensorView x, const PackedExperts& gate_up, ConstTensorView experts,
+                   TensorView out) override;
+  void moe_down_combine(ConstTensorView slots, const PackedExperts& down, ConstTensorView experts,
+                        ConstTensorView expert_weights, TensorView out) override;
+  void moe_add_shared(ConstTensorView routed, ConstTensorView shared, TensorView gate_logit,
+                      TensorView out, Accumulate accumulate) override;
+  void add(ConstTensorView x, TensorView out, Accumulate accumulate) override;
+  void gather_rows(ConstTensorView x, const int32_t* rows, TensorView out) override;
+
+ private:
+  /// Buffers besides the named activations, views of one allocation.
+  struct Scratch {
+    float* attention = nullptr;
+    std::byte* expert_outputs = nullptr;  // [pairs][H] f32, or bf16 for grouped products
+    std::byte* permuted = nullptr;  // [rows][H] bf16
+    std::byte* permuted_slots = nullptr;  // [pairs][I] bf16
+    std::byte* gemm = nullptr;
+    std::byte* dequantized = nullptr;
+    std::byte* sampling = nullptr;
+    float* rope_frequencies = nullptr;
+    int32_t* forced = nullptr;
+    cuda::RoutingTable routed, shared;
+  };
+  size_t layout_scratch(const WorkspaceSpec& spec, std::byte* base, Scratch* scratch) const;
+  const cuda::RoutingTable& table_of(ConstTensorView experts) const {
+    return experts.empty() ? scratch_.shared : scratch_.routed;
+  }
+  cuda::Step step_of(const StepPlan& plan) const;
+  void gemm(const cuda::LinearArgs& args);
+  void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination);
+  bool wants_grouped(const cuda::MoeArgs& gate_up) const;
+
+  int ordinal_;
+  CudaDeviceInfo info_;
+  CudaStream stream_;
+  UploadRing ring_;
+  Gemm gemm_;
+  CudaBytes workspace_memory_;
+  CudaBytes raw_weights_;  // stored bytes on their way into a packed layout
+  Scratch scratch_;
+  bool grouped_ = false;  // the slots of the last moe_gate_up hold k permuted, for moe_down_combine
+
+  struct PendingSample {
+    SampleResult* results = nullptr;
+    int32_t count = 0;
+  };
+  PinnedBytes sampled_;  // SampleResult[max_rows]
+  PendingSample pending_;
+  std::unique_ptr<ThreadPool> sample_pool_;
+  std::unique_ptr<CpuSampler> host_sampler_;
+  std::vector<float> host_logits_;
+
+  using StepKey = std::tuple<const void*, int32_t, int32_t, int32_t>;
+  std::map<StepKey, CudaGraphExec> graphs_;
+};
+
+/// Kernel-side name of a buffer's element type.
+cuda::Element element_of(DType dtype);
+cuda::Format format_of(WeightFormat format);
+
+}  // namespace nibble::device

@@ -1,0 +1,215 @@
+// Packing of weights, dense products and the quantization operations of the CUDA device.
+//
+// Quantization runs on the host: the matrices come from there and go back there.
+#include "device/cuda/cuda_device_impl.h"
+#include "formats/bf16.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace nibble::device {
+namespace {
+
+/// Rows of an NVFP4 matrix packed at once: a multiple of the panel height.
+constexpr int64_t kSliceBytes = int64_t{8} << 20;
+
+int64_t slice_rows(int64_t rows, int64_t k, int64_t step) {
+  const int64_t wanted = kSliceBytes / (k / 2 + k / 16) / step * step;
+  return std::min(rows, std::max(step, wanted));
+}
+
+std::span<const std::byte> rows_of(ConstTensorView view, int64_t first, int64_t count) {
+  const int64_t bytes = static_cast<int64_t>(view.bytes()) / view.rows();
+  return {view.data() + first * bytes, static_cast<size_t>(count * bytes)};
+}
+
+// One row of a BF16 matrix, widened; files do not promise alignment.
+void widen_row(ConstTensorView matrix, int64_t row, std::vector<float>& out) {
+  const int64_t columns = matrix.row_elements();
+  out.resize(static_cast<size_t>(columns));
+  const std::byte* data = matrix.data() + row * columns * 2;
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto low = static_cast<uint16_t>(data[2 * i]);
+    const auto high = static_cast<uint16_t>(data[2 * i + 1]);
+    out[i] = formats::bf16_to_f32(static_cast<uint16_t>(low | (high << 8)));
+  }
+}
+
+}  // namespace
+
+cuda::Format format_of(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::bf16:
+      return cuda::Format::bf16;
+    case WeightFormat::fp8:
+      return cuda::Format::fp8;
+    case WeightFormat::nvfp4:
+      return cuda::Format::nvfp4;
+    case WeightFormat::f32:
+      break;
+  }
+  NIBBLE_CHECK(false, "no kernel for this format", formats::weight_format_name(format));
+  return cuda::Format::bf16;
+}
+
+size_t CudaDevice::packed_linear_bytes(WeightFormat format, int64_t out_features,
+                                       int64_t in_features) const {
+  return cuda::packed_bytes(format_of(format), out_features, in_features);
+}
+
+size_t CudaDevice::packed_gate_up_bytes(WeightFormat format, int64_t intermediate,
+                                        int64_t in_features) const {
+  return cuda::packed_bytes(format_of(format), 2 * intermediate, in_features);
+}
+
+void CudaDevice::push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination) {
+  const int64_t n = weight.out_features, k = weight.in_features;
+  auto* raw = static_cast<std::byte*>(raw_weights_.get());
+  const bool units = n % 16 == 0 && k % 256 == 0;
+  if (!units) {  // plain layout: the stored bytes
+    upload(destination, rows_of(weight.weight, 0, n));
+    upload(destination + n * (k / 2), rows_of(weight.weight_scale, 0, n));
+    return;
+  }
+  const int64_t step = slice_rows(n, k, 16);
+  for (int64_t first = 0; first < n; first += step) {
+    const int64_t count = std::min(step, n - first);
+    upload(raw, rows_of(weight.weight, first, count));
+    upload(raw + count * (k / 2), rows_of(weight.weight_scale, first, count));
+    cuda::pack_nvfp4(raw, raw + count * (k / 2), count, k,
+                     destination + first * (k / 2 + k / 16), stream_.get());
+  }
+}
+
+PackedLinear CudaDevice::pack_linear(const formats::LinearWeight& weight, std::byte* destination) {
+  if (format_of(weight.format) == cuda::Format::nvfp4) {
+    push_nvfp4_slices(weight, destination);
+  } else {
+    upload(destination, {weight.weight.data(), weight.weight.bytes()});
+  }
+  return {.format = weight.format,
+          .out_features = weight.out_features,
+          .in_features = weight.in_features,
+          .data = destination,
+          .tensor_scale = weight.weight_scale_2};
+}
+
+void CudaDevice::pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
+                              std::byte* destination) {
+  const int64_t n = gate.out_features, k = gate.in_features;
+  if (format_of(gate.format) != cuda::Format::nvfp4) {
+    upload(destination, {gate.weight.data(), gate.weight.bytes()});
+    upload(destination + gate.weight.bytes(), {up.weight.data(), up.weight.bytes()});
+    return;
+  }
+  const int64_t codes = k / 2, scales = k / 16;
+  if (n % 8 != 0 || k % 256 != 0) {  // plain layout: all codes, then all scales
+    upload(destination, rows_of(gate.weight, 0, n));
+    upload(destination + n * codes, rows_of(up.weight, 0, n));
+    upload(destination + 2 * n * codes, rows_of(gate.weight_scale, 0, n));
+    upload(destination + 2 * n * codes + n * scales, rows_of(up.weight_scale, 0, n));
+    return;
+  }
+  const int64_t step = slice_rows(n, k, 8);
+  for (int64_t first = 0; first < n; first += step) {
+    const int64_t count = std::min(step, n - first);
+    std::byte* at = static_cast<std::byte*>(raw_weights_.get());
+    const auto push = [&](ConstTensorView view) {
+      const std::span<const std::byte> bytes = rows_of(view, first, count);
+      std::byte* from = at;
+      upload(at, bytes);
+      at += bytes.size();
+      return static_cast<const void*>(from);
+    };
+    const cuda::GateUpSource source{push(gate.weight), push(gate.weight_scale), push(up.weight),
+                                    push(up.weight_scale)};
+    cuda::pack_gate_up_nvfp4(source, count, k, destination + 2 * first * (codes + scales),
+                             stream_.get());
+  }
+}
+
+void CudaDevice::gemm(const cuda::LinearArgs& args) {
+  const cuda::Weight& w = args.weight;
+  GemmArgs product{.x = args.x,
+                   .w = w.data,
+                   .y = args.out,
+                   .y_is_bf16 = args.out_type == cuda::Element::bf16,
+                   .accumulate = args.accumulate,
+                   .alpha = w.scale,
+                   .m = args.m,
+                   .n = w.n,
+                   .k = w.k,
+                   .y_stride = args.out_stride};
+  if (w.format == cuda::Format::bf16) {
+    gemm_.run(product, scratch_.gemm, stream_.get());
+    return;
+  }
+  // Decoded to BF16 (exact) in row slices: columns of y.
+  const int64_t step = (int64_t{64} << 20) / (2 * w.k) / 16 * 16;
+  const int64_t y_bytes = product.y_is_bf16 ? 2 : 4;
+  for (int64_t first = 0; first < w.n; first += step) {
+    product.n = std::min(step, w.n - first);
+    product.w = scratch_.dequantized;
+    product.y = static_cast<std::byte*>(args.out) + first * y_bytes;
+    cuda::dequantize(w, first, product.n, scratch_.dequantized, stream_.get());
+    gemm_.run(product, scratch_.gemm, stream_.get());
+  }
+}
+
+void CudaDevice::linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
+                        Accumulate accumulate) {
+  NIBBLE_CHECK(x.row_elements() == weight.in_features &&
+                   out.row_elements() == weight.out_features && out.rows() == x.rows(),
+               "linear shapes", weight.out_features, weight.in_features, x.rows(), out.rows());
+  if (x.rows() == 0) return;
+  const cuda::LinearArgs args{.x = x.data(),
+                              .x_type = element_of(x.dtype()),
+                              .weight = {.format = format_of(weight.format),
+                                         .data = weight.data,
+                                         .n = weight.out_features,
+                                         .k = weight.in_features,
+                                         .scale = weight.tensor_scale},
+                              .out = out.data(),
+                              .out_type = element_of(out.dtype()),
+                              .out_stride = weight.out_features,
+                              .accumulate = accumulate == Accumulate::add,
+                              .m = x.rows()};
+  const bool can_gemm = args.x_type == cuda::Element::bf16 && weight.in_features % 8 == 0 &&
+                        weight.out_features % 8 == 0;
+  if (cuda::can_linear_mma(args)) {
+    cuda::linear_mma(args, stream_.get());
+  } else if (can_gemm && args.m > cuda::kMaxMmaRows) {
+    gemm(args);
+  } else {
+    cuda::linear_generic(args, stream_.get());
+  }
+}
+
+float CudaDevice::max_magnitude(ConstTensorView matrix) {
+  NIBBLE_CHECK(matrix.dtype() == DType::bf16, "quantized matrices are BF16",
+               dtype_name(matrix.dtype()));
+  std::vector<float> row;
+  float largest = 0.0f;
+  for (int64_t r = 0; r < matrix.rows(); ++r) {
+    widen_row(matrix, r, row);
+    const float found = formats::max_magnitude(row);
+    if (!std::isnan(largest) && !(found <= largest)) largest = found;
+  }
+  return largest;
+}
+
+void CudaDevice::quantize_nvfp4(ConstTensorView matrix, float tensor_scale,
+                                const formats::Nvfp4Rules& rules, uint8_t* codes,
+                                uint8_t* block_scales) {
+  const int64_t columns = matrix.row_elements();
+  NIBBLE_CHECK(matrix.dtype() == DType::bf16 && columns % 16 == 0, "matrix to quantize",
+               to_string(matrix.shape()));
+  std::vector<float> row;
+  for (int64_t r = 0; r < matrix.rows(); ++r) {
+    widen_row(matrix, r, row);
+    formats::encode_nvfp4_row(row, tensor_scale, rules, codes + r * columns / 2,
+                              block_scales + r * columns / 16);
+  }
+}
+
+}  // namespace nibble::device

@@ -1,0 +1,101 @@
+// The CUDA device's routing and expert products: which kernel serves which shape.
+//
+// Candidates, first that fits: grouped (large steps, 2048 x 512 NVFP4 experts), units (few rows per
+// expert), generic.
+#include "device/cuda/cuda_device_impl.h"
+
+namespace nibble::device {
+namespace {
+
+cuda::Bank bank_of(const PackedExperts& experts) {
+  return {.format = format_of(experts.format),
+          .data = reinterpret_cast<const uint8_t*>(experts.data),
+          .stride = static_cast<int64_t>(experts.expert_stride_bytes),
+          .scales = experts.tensor_scales,
+          .num_experts = static_cast<int32_t>(experts.num_experts),
+          .n = experts.out_features,
+          .k = experts.in_features};
+}
+
+const int32_t* ids_of(ConstTensorView experts) {
+  return experts.empty() ? nullptr : experts.as<int32_t>();
+}
+
+int32_t slots_of(ConstTensorView experts) {
+  return experts.empty() ? 1 : static_cast<int32_t>(experts.row_elements());
+}
+
+}  // namespace
+
+void CudaDevice::moe_route(ConstTensorView logits, const int32_t* forced, TensorView experts,
+                           TensorView expert_weights) {
+  if (forced != nullptr) {  // an Observer's choice, in host memory
+    upload(reinterpret_cast<std::byte*>(scratch_.forced),
+           {reinterpret_cast<const std::byte*>(forced), experts.bytes()});
+  }
+  cuda::moe_route({.logits = logits.as<float>(),
+                   .logit_stride = logits.row_elements(),
+                   .forced = forced == nullptr ? nullptr : scratch_.forced,
+                   .experts = experts.as<int32_t>(),
+                   .weights = expert_weights.as<float>(),
+                   .rows = logits.rows(),
+                   .num_experts = static_cast<int32_t>(logits.row_elements()),
+                   .chosen = static_cast<int32_t>(experts.row_elements())},
+                  stream_.get());
+}
+
+void CudaDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
+                             ConstTensorView experts, TensorView out) {
+  const cuda::MoeArgs args{.bank = bank_of(gate_up),
+                           .experts = ids_of(experts),
+                           .table = table_of(experts),
+                           .x = x.data(),
+                           .x_type = element_of(x.dtype()),
+                           .out = out.data(),
+                           .out_type = element_of(out.dtype()),
+                           .rows = x.rows(),
+                           .slots = slots_of(experts)};
+  cuda::moe_table({.experts = args.experts,
+                   .rows = args.rows,
+                   .slots = args.slots,
+                   .num_experts = args.bank.num_experts,
+                   .table = args.table,
+                   .gate_up_row_tiles = 0,
+                   .down_row_tiles = 0},
+                  stream_.get());
+  if (cuda::can_moe_gate_up_units(args)) {
+    cuda::moe_gate_up_units(args, stream_.get());
+  } else {
+    cuda::moe_gate_up_generic(args, stream_.get());
+  }
+}
+
+void CudaDevice::moe_down_combine(ConstTensorView slots, const PackedExperts& down,
+                                  ConstTensorView experts, ConstTensorView expert_weights,
+                                  TensorView out) {
+  // The routing table is the one that moe_gate_up made of the same routing just before.
+  const cuda::MoeArgs args{.bank = bank_of(down),
+                           .experts = ids_of(experts),
+                           .table = table_of(experts),
+                           .x = slots.data(),
+                           .x_type = element_of(slots.dtype()),
+                           .out = scratch_.expert_outputs,
+                           .out_type = cuda::Element::f32,
+                           .rows = out.rows(),
+                           .slots = slots_of(experts)};
+  if (cuda::can_moe_down_units(args)) {
+    cuda::moe_down_units(args, stream_.get());
+  } else {
+    cuda::moe_down_generic(args, stream_.get());
+  }
+  cuda::moe_combine({.y = scratch_.expert_outputs,
+                     .y_type = cuda::Element::f32,
+                     .weights = experts.empty() ? nullptr : expert_weights.as<float>(),
+                     .out = out.as<float>(),
+                     .rows = out.rows(),
+                     .n = out.row_elements(),
+                     .slots = args.slots},
+                    stream_.get());
+}
+
+}  // namespace nibble::device

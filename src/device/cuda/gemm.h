@@ -1,0 +1,54 @@
+// Gemm: BF16 matrix products of large steps through cuBLASLt.
+//
+// y[m][n] (+)= alpha * x[m][k] W[n][k]^T, f32 accumulation. The algorithm of a shape is asked for once
+// and kept.
+#pragma once
+
+#include "device/cuda/handles.h"
+
+#include <cublasLt.h>
+
+#include <cstdint>
+#include <map>
+#include <tuple>
+
+namespace nibble::device {
+
+struct GemmArgs {
+  const void* x;
+  const void* w;
+  void* y;
+  bool y_is_bf16;
+  bool accumulate;
+  float alpha;
+  int64_t m, n, k;
+  int64_t y_stride;  // elements from row to row
+};
+
+class Gemm {
+ public:
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
+  Gemm() = default;
+  ~Gemm();
+  Gemm(const Gemm&) = delete;
+  Gemm& operator=(const Gemm&) = delete;
+
+  Result<void> open();
+  /// k % 8 == 0, n % 8 == 0.
+  void run(const GemmArgs& args, void* workspace, cudaStream_t stream);
+
+ private:
+  struct Shape {
+    cublasLtMatmulDesc_t product = nullptr;
+    cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
+    cublasLtMatmulAlgo_t algorithm = {};
+  };
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool>;
+  const Shape& shape_of(const GemmArgs& args);
+
+  cublasLtHandle_t handle_ = nullptr;
+  std::map<Key, Shape> shapes_;
+};
+
+}  // namespace nibble::device
