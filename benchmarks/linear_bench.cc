@@ -15,6 +15,7 @@
 //   products: 215
 // An array of accumulators in a struct of plain floats made the scalar level spill: 5 GMAC/s,
 // now 25.
+#include "base/check.h"
 #include "base/cpu_features.h"
 #include "base/rng.h"
 #include "formats/bf16.h"
@@ -24,9 +25,11 @@
 #include "tensor/tensor.h"
 
 #include <benchmark/benchmark.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -58,6 +61,27 @@ double read_bandwidth() {
   return measured;
 }
 
+/// Zeroed memory of large pages where the system has them, as the device's weight arena asks for.
+class WeightArena {
+ public:
+  explicit WeightArena(size_t size) : size_(size) {
+    void* memory =
+        ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    NIBBLE_CHECK(memory != MAP_FAILED, "no memory for weights", size);
+    (void)::madvise(memory, size, MADV_HUGEPAGE);  // a hint: small pages work too
+    data_ = static_cast<unsigned char*>(memory);
+  }
+  ~WeightArena() { ::munmap(data_, size_); }
+  WeightArena(const WeightArena&) = delete;
+  WeightArena& operator=(const WeightArena&) = delete;
+  unsigned char* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  unsigned char* data_ = nullptr;
+  size_t size_;
+};
+
 void report(benchmark::State& state, double macs, double bytes) {
   using benchmark::Counter;
   state.counters["GMAC/s"] = Counter(macs * 1e-9, Counter::kIsIterationInvariantRate);
@@ -67,12 +91,8 @@ void report(benchmark::State& state, double macs, double bytes) {
   state.counters["MB"] = Counter(bytes * 1e-6);
 }
 
-unsigned char* bytes_of(const AlignedBytes& buffer) {
-  return reinterpret_cast<unsigned char*>(buffer.data());
-}
-
 /// Packed weights with random codes and moderate scales; the layout's meaning does not matter here.
-void fill_panels(const AlignedBytes& buffer, PanelFormat format) {
+void fill_panels(const WeightArena& buffer, PanelFormat format) {
   auto* words = reinterpret_cast<uint32_t*>(buffer.data());
   for (size_t i = 0; i < buffer.size() / 4; ++i) {
     const auto bits = static_cast<uint32_t>(random_bits(1, i % 4096));
@@ -105,7 +125,7 @@ struct Problem {
 };
 
 void dense(benchmark::State& state, const LinearKernels* kernels, Problem problem) {
-  const AlignedBytes weights(packed_linear_bytes(problem.format, problem.n, problem.k));
+  const WeightArena weights(packed_linear_bytes(problem.format, problem.n, problem.k));
   fill_panels(weights, problem.format);
   const Rows rows(problem.m * problem.k);
   std::vector<float> y(static_cast<size_t>(problem.m * problem.n));
@@ -119,7 +139,7 @@ void dense(benchmark::State& state, const LinearKernels* kernels, Problem proble
                   .y_stride = problem.n,
                   .y_type = Element::f32,
                   .accumulate = false,
-                  .weights = bytes_of(weights),
+                  .weights = weights.data(),
                   .format = problem.format,
                   .arithmetic = problem.arithmetic,
                   .m = problem.m,
@@ -175,7 +195,7 @@ void experts(benchmark::State& state, int level, PanelFormat format, int64_t row
   const bool is_gate_up = half == Half::gate_up;
   const auto stride = static_cast<int64_t>(is_gate_up ? packed_gate_up_bytes(format, 512, 2048)
                                                       : packed_linear_bytes(format, 2048, 512));
-  const AlignedBytes weights(static_cast<size_t>(stride * shape.num_experts));
+  const WeightArena weights(static_cast<size_t>(stride * shape.num_experts));
   fill_panels(weights, format);
   const int64_t slots = row_count * shape.slots_per_row;
   std::vector<int32_t> choice(static_cast<size_t>(slots));
@@ -199,7 +219,7 @@ void experts(benchmark::State& state, int level, PanelFormat format, int64_t row
                               .slots_per_row = 8,
                               .out = act.data(),
                               .out_stride = 512,
-                              .weights = bytes_of(weights),
+                              .weights = weights.data(),
                               .expert_stride_bytes = stride,
                               .tensor_scales = scales.data(),
                               .format = format,
@@ -218,7 +238,7 @@ void experts(benchmark::State& state, int level, PanelFormat format, int64_t row
                          .rows = row_count,
                          .out = out.data(),
                          .out_stride = 2048,
-                         .weights = bytes_of(weights),
+                         .weights = weights.data(),
                          .expert_stride_bytes = stride,
                          .tensor_scales = scales.data(),
                          .format = format,
@@ -246,13 +266,14 @@ void experts(benchmark::State& state, int level, PanelFormat format, int64_t row
 }
 
 void pack(benchmark::State& state, PanelFormat format, int64_t n, int64_t k) {
-  const AlignedBytes weight(static_cast<size_t>(n * k * 2)),
-      scales(static_cast<size_t>(n * k / 16));
-  const AlignedBytes packed(packed_linear_bytes(format, n, k));
-  const LinearSource source{format, n, k, bytes_of(weight), bytes_of(scales)};
+  const WeightArena weight(static_cast<size_t>(n * k * 2)), scales(static_cast<size_t>(n * k / 16));
+  std::memset(weight.data(), 0x35, weight.size());
+  std::memset(scales.data(), 0x35, scales.size());
+  const WeightArena packed(packed_linear_bytes(format, n, k));
+  const LinearSource source{format, n, k, weight.data(), scales.data()};
   for (auto iteration : state) {
     (void)iteration;
-    pack_linear_panels(source, bytes_of(packed), 0, num_panels(n));
+    pack_linear_panels(source, packed.data(), 0, num_panels(n));
     benchmark::ClobberMemory();
   }
   report(state, 0, static_cast<double>(packed.size()));

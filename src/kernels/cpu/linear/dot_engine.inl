@@ -15,6 +15,18 @@ inline __m512i load_line(const unsigned char* line) {
   return _mm512_load_si512(line);
 }
 
+// Weights come from memory once per tile of rows at best; the hardware's own prefetch stops at page
+// ends.
+constexpr int64_t kPrefetchBytes = 4608;
+
+template <int64_t N>
+inline void prefetch_lines(const unsigned char* line) {
+  NIBBLE_UNROLL
+  for (int64_t i = 0; i < N; ++i) {
+    _mm_prefetch(reinterpret_cast<const char*>(line + i * 64), _MM_HINT_T0);
+  }
+}
+
 // Elements {k, k + 1} of one row in every lane.
 inline __m512bh broadcast_pair(const uint16_t* x) {
   int32_t pair;
@@ -78,6 +90,10 @@ void wide_tile(const PanelJob& job, const unsigned char* weights, const uint16_t
           for (int p = 0; p < P; ++p) sum[p][t] = _mm512_dpbf16_ps(sum[p][t], w[p][j], pair);
         }
       }
+    }
+    NIBBLE_UNROLL
+    for (int p = 0; p < P; ++p) {
+      prefetch_lines<kBlockBytes<F> / 64>(weights + p * job.panel_bytes + kPrefetchBytes);
     }
     weights += kBlockBytes<F>;
     x += T * kBlockK;
@@ -165,6 +181,7 @@ void nvfp4_tile(const PanelJob& job, const unsigned char* weights, const uint16_
       }
       x += T * kBlockK;
     }
+    prefetch_lines<9>(weights + kPrefetchBytes);
     weights += 576;
   }
   NIBBLE_UNROLL

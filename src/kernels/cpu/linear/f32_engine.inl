@@ -46,6 +46,12 @@ void decode_nvfp4(const unsigned char* panel, int64_t first, int64_t count, bool
   }
 }
 
+// The hardware's own prefetch stops at page ends; the next chunk is decoded after this one's
+// products.
+void prefetch_bytes(const unsigned char* weights, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(weights + i);
+}
+
 template <int T>
 void multiply_tile(const DecodedChunk& chunk, const float* x, int64_t blocks, float* acc) {
   Lanes sum[T];
@@ -109,6 +115,8 @@ void accumulate_panel_f32(const PanelJob& job, int64_t panel) {
   for (int64_t first = 0; first < job.blocks; first += kChunkBlocks) {
     const int64_t left = job.blocks - first;
     const int64_t count = left < kChunkBlocks ? left : kChunkBlocks;
+    const int64_t block_bytes = job.panel_bytes / job.blocks;  // about: groups may be padded
+    prefetch_bytes(weights + (first + count) * block_bytes, kChunkBlocks * block_bytes);
     if (job.format == PanelFormat::bf16) {
       decode_bf16(weights, first, count, chunk);
     } else if (job.format == PanelFormat::fp8) {

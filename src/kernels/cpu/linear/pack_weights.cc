@@ -37,13 +37,25 @@ void pack_panel_bf16(const PanelRowsView& rows, int64_t k, unsigned char* out) {
   }
 }
 
+// Bytes {k, k+1, k+2, k+3} to {k, k+2, k+1, k+3}.
+uint32_t swap_middle_bytes(uint32_t word) {
+  return (word & 0xFF0000FF) | (word & 0xFF00) << 8 | (word >> 8 & 0xFF00);
+}
+
 void pack_panel_fp8(const PanelRowsView& rows, int64_t k, unsigned char* out) {
-  constexpr int kByteOf[4] = {0, 2, 1, 3};
   for (int64_t r = 0; r < kPanelRows; ++r) {
     if (rows.weight[r] == nullptr) continue;
-    for (int64_t i = 0; i < k; ++i) {
-      out[i / 4 * 64 + r * 4 + kByteOf[i % 4]] = rows.weight[r][i];
+    unsigned char* lane = out + r * 4;
+    for (int64_t i = 0; i < k / 4; ++i) {
+      uint32_t word;
+      std::memcpy(&word, rows.weight[r] + i * 4, 4);
+      word = swap_middle_bytes(word);
+      std::memcpy(lane + i * 64, &word, 4);
     }
+    uint32_t tail = 0;
+    std::memcpy(&tail, rows.weight[r] + k / 4 * 4, static_cast<size_t>(k % 4));
+    tail = swap_middle_bytes(tail);
+    if (k % 4 != 0) std::memcpy(lane + k / 4 * 64, &tail, 4);
   }
 }
 

@@ -133,11 +133,11 @@ void down_combine(const MoeDownArgs& args, int64_t panel_begin, int64_t panel_en
   job.num_panels = panel_end - panel_begin;
   job.acc_panel_stride = slots * kPanelRows;
   float* acc = static_cast<float*>(scratch);
+  const unsigned char* first_panel = args.weights + panel_begin * job.panel_bytes;
   const int64_t row_bytes = job.blocks * kBlockK * moe_packed_element_bytes(args.arithmetic);
   for (int64_t t = 0; t < args.num_tasks; ++t) {
     const MoeTask& task = args.tasks[t];
-    job.weights =
-        args.weights + task.expert * args.expert_stride_bytes + panel_begin * job.panel_bytes;
+    job.weights = first_panel + task.expert * args.expert_stride_bytes;
     job.decode_scales[0] = job.decode_scales[1] = args.tensor_scales[task.expert];
     job.x = static_cast<const unsigned char*>(args.x_packed) + task.begin * row_bytes;
     job.rows = task.end - task.begin;
