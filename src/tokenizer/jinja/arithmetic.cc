@@ -57,8 +57,12 @@ double float_modulo(double a, double b) {
   return result;
 }
 
+// The quotient is taken before the remainder gets the divisor's sign, as CPython does: same last
+// bits.
 double float_floor_divide(double a, double b) {
-  const double quotient = (a - float_modulo(a, b)) / b;
+  const double remainder = std::fmod(a, b);
+  double quotient = (a - remainder) / b;
+  if (remainder != 0 && (b < 0) != (remainder < 0)) quotient -= 1.0;
   if (quotient == 0) return std::copysign(0.0, a / b);
   const double floor = std::floor(quotient);
   return quotient - floor > 0.5 ? floor + 1.0 : floor;
@@ -114,13 +118,10 @@ Value integer_divide(Runtime& runtime, const Value& a, const Value& b) {
   if (integer_sign(b) == 0) {
     return runtime.fail(ErrorKind::zero_division_error, "division by zero");
   }
-  if (!a.is(ValueKind::big_integer) && !b.is(ValueKind::big_integer)) {
-    // long double holds both exactly; only the quotient is rounded.
-    const auto x = static_cast<long double>(a.as_integer());
-    const auto y = static_cast<long double>(b.as_integer());
-    return Value::floating(static_cast<double>(x / y));
-  }
-  return float_binary(runtime, BinaryOperator::divide, a, b);
+  if (!runtime.step(integer_cost(a) * integer_cost(b))) return Value();
+  const double quotient = integer_divide_exactly(a, b);
+  if (!std::isinf(quotient)) return Value::floating(quotient);
+  return runtime.fail(ErrorKind::overflow_error, "integer division result too large for a float");
 }
 
 Value number_binary(Runtime& runtime, BinaryOperator operation, const Value& a, const Value& b) {

@@ -89,7 +89,7 @@ Value call_filter(Runtime& runtime, std::string_view name, const Value& input,
     return runtime.fail(ErrorKind::unsupported_error,
                         fmt::format("the filter '{}' is not supported", name));
   }
-  return runtime.fail(ErrorKind::runtime_error, fmt::format("No filter named '{}'.", name));
+  return runtime.fail(ErrorKind::runtime_error, fmt::format("No filter named '{}' found.", name));
 }
 
 bool call_test(Runtime& runtime, std::string_view name, const Value& input,
@@ -97,7 +97,7 @@ bool call_test(Runtime& runtime, std::string_view name, const Value& input,
   if (!runtime.step()) return false;
   const TestFunction function = find_test(name);
   if (function != nullptr) return function(runtime, input, arguments);
-  runtime.fail(ErrorKind::runtime_error, fmt::format("No test named '{}'.", name));
+  runtime.fail(ErrorKind::runtime_error, fmt::format("No test named '{}' found.", name));
   return false;
 }
 

@@ -72,7 +72,9 @@ Value integer_binary(Runtime& runtime, IntegerOperation operation, const Value& 
   const bool divides =
       operation == IntegerOperation::floor_divide || operation == IntegerOperation::modulo;
   if (divides && is_zero(b)) {
-    return runtime.fail(ErrorKind::zero_division_error, "integer division or modulo by zero");
+    return runtime.fail(ErrorKind::zero_division_error, operation == IntegerOperation::modulo
+                                                            ? "integer modulo by zero"
+                                                            : "integer division or modulo by zero");
   }
   const bool small = !a.is(ValueKind::big_integer) && !b.is(ValueKind::big_integer);
   int64_t result = 0;
@@ -161,6 +163,25 @@ double integer_to_double(const Value& value) {
     return value.as_big_integer().value.convert_to<double>();
   }
   return static_cast<double>(value.as_integer());
+}
+
+double integer_divide_exactly(const Value& a, const Value& b) {
+  if (!a.is(ValueKind::big_integer) && !b.is(ValueKind::big_integer)) {
+    // long double holds both exactly; only the quotient is rounded.
+    return static_cast<double>(static_cast<long double>(a.as_integer()) /
+                               static_cast<long double>(b.as_integer()));
+  }
+  const cpp_int x = abs(widen(a));
+  const cpp_int y = abs(widen(b));
+  if (x == 0) return 0;
+  // At least 66 bits of quotient, the last one standing for all that follow: rounded once.
+  const int shift = 66 + static_cast<int>(msb(y)) - static_cast<int>(msb(x));
+  const cpp_int numerator = shift > 0 ? cpp_int(x << static_cast<unsigned>(shift)) : x;
+  const cpp_int divisor = shift < 0 ? cpp_int(y << static_cast<unsigned>(-shift)) : y;
+  cpp_int quotient = numerator / divisor;
+  if (numerator % divisor != 0) quotient |= 1;
+  const double magnitude = std::ldexp(quotient.convert_to<double>(), -shift);
+  return integer_sign(a) == integer_sign(b) ? magnitude : -magnitude;
 }
 
 std::string integer_to_string(const Value& value, int base) {

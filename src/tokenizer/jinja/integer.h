@@ -29,6 +29,9 @@ uint64_t integer_cost(const Value& value);
 /// Infinite when out of range.
 double integer_to_double(const Value& value);
 
+/// a / b, rounded once; infinite when out of range. b is not zero.
+double integer_divide_exactly(const Value& a, const Value& b);
+
 /// Decimal, or in base 2, 8, 16 (lower case, without prefix), with a leading minus.
 std::string integer_to_string(const Value& value, int base = 10);
 

@@ -40,6 +40,7 @@ class Interpreter {
   // For loops and macros, which call back.
   Value call_macro(const Macro& macro, Scope* closure, const CallArguments& arguments);
   Value call_loop(const Statement& statement, Scope* outer, const Value& iterable, int depth0);
+  Value parameter_names(const Macro& macro);
   bool passes_test(const Statement& statement, Scope* outer, const Value& item);
 
  private:

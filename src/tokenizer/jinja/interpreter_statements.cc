@@ -254,6 +254,14 @@ Value Interpreter::call_macro(const Macro& macro, Scope* closure, const CallArgu
   return runtime_.failed() ? Value() : runtime_.string(std::move(text));
 }
 
+Value Interpreter::parameter_names(const Macro& macro) {
+  std::vector<Value> names;
+  for (const Symbol parameter : macro.parameters) {
+    names.push_back(runtime_.string(tree_.names[static_cast<size_t>(parameter)]));
+  }
+  return runtime_.tuple(std::move(names));
+}
+
 bool Interpreter::bind_parameters(const Macro& macro, const CallArguments& arguments) {
   auto keywords = arguments.keywords;
   const size_t count = macro.parameters.size();

@@ -135,6 +135,7 @@ Value MacroObject::call(Runtime&, const CallArguments& arguments) {
 
 Value MacroObject::attribute(Runtime& runtime, std::string_view name) {
   if (name == "name") return runtime.string(macro_.name);
+  if (name == "arguments") return interpreter_.parameter_names(macro_);
   if (name == "caller") return Value::boolean(macro_.uses_caller);
   if (name == "catch_kwargs") return Value::boolean(macro_.uses_kwargs);
   if (name == "catch_varargs") return Value::boolean(macro_.uses_varargs);

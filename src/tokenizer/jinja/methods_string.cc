@@ -76,13 +76,14 @@ Value method_partition(Runtime& runtime, const Value& self, const CallArguments&
   const std::string separator = text_argument(runtime, bound[0]);
   if (separator.empty()) runtime.fail(ErrorKind::value_error, "empty separator");
   if (runtime.failed()) return Value();
-  const std::string& text = self.as_string();
+  const std::string_view text = self.as_string();
   const size_t found = kFromRight ? text.rfind(separator) : text.find(separator);
-  std::string_view parts[3] = {kFromRight ? "" : text, "", kFromRight ? text : ""};
-  if (found != std::string::npos) {
-    parts[0] = std::string_view(text).substr(0, found);
+  std::string_view parts[3];
+  parts[kFromRight ? 2 : 0] = text;
+  if (found != std::string_view::npos) {
+    parts[0] = text.substr(0, found);
     parts[1] = separator;
-    parts[2] = std::string_view(text).substr(found + separator.size());
+    parts[2] = text.substr(found + separator.size());
   }
   return runtime.tuple({like(runtime, self, parts[0]), like(runtime, self, parts[1]),
                         like(runtime, self, parts[2])});

@@ -123,7 +123,7 @@ void NamespaceObject::set(Runtime& runtime, const std::string& name, Value value
 }
 
 void NamespaceObject::repr(Runtime& runtime, std::string& out) const {
-  out += "<TemplateNamespace ";
+  out += "<Namespace ";
   append_repr(runtime, runtime.dict(attributes_), out);
   out += ">";
 }

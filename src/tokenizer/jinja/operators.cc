@@ -142,11 +142,29 @@ int64_t slice_bound(Runtime& runtime, const Value& bound, int64_t fallback, int6
   return std::clamp(value, low, high);
 }
 
+struct SliceBounds {
+  int64_t first;
+  int64_t last;  // excluded
+  int64_t step;
+};
+
 // Steps beyond the largest size all mean "one element".
 int64_t slice_step(Runtime& runtime, const Value& step) {
   constexpr int64_t kFar = int64_t{1} << 62;
   if (step.is(ValueKind::integer)) return std::clamp(step.as_integer(), -kFar, kFar);
   return slice_bound(runtime, step, 1, kFar, -kFar, kFar);
+}
+
+SliceBounds slice_bounds(Runtime& runtime, int64_t size, const Value& start, const Value& stop,
+                         const Value& step) {
+  SliceBounds bounds{0, 0, slice_step(runtime, step)};
+  if (bounds.step == 0) runtime.fail(ErrorKind::value_error, "slice step cannot be zero");
+  const bool forward = bounds.step > 0;
+  const int64_t low = forward ? 0 : -1;
+  const int64_t high = forward ? size : size - 1;
+  bounds.first = slice_bound(runtime, start, forward ? low : high, size, low, high);
+  bounds.last = slice_bound(runtime, stop, forward ? high : low, size, low, high);
+  return bounds;
 }
 
 }  // namespace
@@ -358,7 +376,14 @@ Value undefined_member(Runtime& runtime, const Value& object, const Value& key) 
 }
 
 Value get_attribute(Runtime& runtime, const Value& object, std::string_view name) {
-  if (object.is_undefined()) return runtime.fail_undefined(object);
+  if (object.is_undefined()) {
+    // Python finds these on any object, so the sandbox hides them before the undefined value can
+    // complain.
+    constexpr std::string_view kAlwaysThere[] = {"__class__", "__init__", "__doc__", "__str__"};
+    const bool hidden =
+        std::find(std::begin(kAlwaysThere), std::end(kAlwaysThere), name) != std::end(kAlwaysThere);
+    return hidden ? builtin_attribute(runtime, object, name) : runtime.fail_undefined(object);
+  }
   Value found = plain_attribute(runtime, object, name);
   if (!found.is_missing() || runtime.failed()) return found;
   const Value key = runtime.string(std::string(name));
@@ -377,19 +402,12 @@ Value get_element(Runtime& runtime, const Value& object, const Value& key) {
 
 std::vector<size_t> slice_positions(Runtime& runtime, size_t size, const Value& start,
                                     const Value& stop, const Value& step) {
-  const auto count = static_cast<int64_t>(size);
-  const int64_t stride = slice_step(runtime, step);
-  if (stride == 0) runtime.fail(ErrorKind::value_error, "slice step cannot be zero");
-  const bool forward = stride > 0;
-  const int64_t low = forward ? 0 : -1;
-  const int64_t high = forward ? count : count - 1;
-  const int64_t first = slice_bound(runtime, start, forward ? low : high, count, low, high);
-  const int64_t last = slice_bound(runtime, stop, forward ? high : low, count, low, high);
+  const SliceBounds bounds = slice_bounds(runtime, static_cast<int64_t>(size), start, stop, step);
   std::vector<size_t> positions;
   if (runtime.failed()) return positions;
-  for (int64_t i = first; forward ? i < last : i > last;) {
+  for (int64_t i = bounds.first; bounds.step > 0 ? i < bounds.last : i > bounds.last;) {
     positions.push_back(static_cast<size_t>(i));
-    if (__builtin_add_overflow(i, stride, &i)) break;
+    if (__builtin_add_overflow(i, bounds.step, &i)) break;
   }
   runtime.step(positions.size());
   return positions;
@@ -417,14 +435,13 @@ Value slice(Runtime& runtime, const Value& object, const Value& start, const Val
   }
   if (object.is(ValueKind::object)) {
     if (auto* range = dynamic_cast<RangeObject*>(&object.as_object())) {
-      const auto positions =
-          slice_positions(runtime, static_cast<size_t>(range->size()), start, stop, step);
-      if (positions.empty()) return Value::object(runtime.create<RangeObject>(0, 0, 1));
-      const int64_t first = range->at(static_cast<int64_t>(positions[0]));
-      const int64_t stride =
-          positions.size() > 1 ? range->at(static_cast<int64_t>(positions[1])) - first : 1;
-      const int64_t end = first + stride * static_cast<int64_t>(positions.size());
-      return Value::object(runtime.create<RangeObject>(first, end, stride));
+      const SliceBounds bounds = slice_bounds(runtime, range->size(), start, stop, step);
+      if (runtime.failed()) return Value();
+      // A step beyond the size means one element; cutting it keeps the product in range.
+      const int64_t far = std::max<int64_t>(range->size(), 1);
+      const int64_t stride = std::clamp(bounds.step, -far, far) * range->step();
+      return Value::object(
+          runtime.create<RangeObject>(range->at(bounds.first), range->at(bounds.last), stride));
     }
   }
   const bool is_mapping = object.is_dict();

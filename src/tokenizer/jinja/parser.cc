@@ -290,16 +290,25 @@ void Parser::parse_function_body(Macro& macro, std::string_view end_name) {
   const int outer_loops = std::exchange(loops_, 0);
   macros_.emplace_back();
   if (end_name == "endmacro") parse_signature(macro);
-  for (const Symbol parameter : macro.parameters) {
-    macros_.back().stored.insert(tree_->names[static_cast<size_t>(parameter)]);
-  }
   macro.body = parse_last_body(end_name);
   macro.uses_caller = macros_.back().caller;
-  macro.uses_kwargs = macros_.back().kwargs;
-  macro.uses_varargs = macros_.back().varargs;
+  const auto is_parameter = [&](Symbol name) {
+    return std::find(macro.parameters.begin(), macro.parameters.end(), name) !=
+           macro.parameters.end();
+  };
+  macro.uses_kwargs = macros_.back().kwargs && !is_parameter(tree_->kwargs);
+  macro.uses_varargs = macros_.back().varargs && !is_parameter(tree_->varargs);
   macros_.pop_back();
   loops_ = outer_loops;
   is_soft_ = was_soft;
+  const size_t without_default = macro.parameters.size() - macro.defaults.size();
+  for (size_t i = 0; i < without_default && macro.uses_caller && !failed(); ++i) {
+    if (macro.parameters[i] != tree_->caller) continue;
+    fail(
+        "When defining macros or call blocks the special \"caller\" argument must be omitted or be "
+        "given a default.",
+        current().position, ErrorKind::assertion_error);
+  }
 }
 
 void Parser::parse_signature(Macro& macro) {
@@ -307,7 +316,9 @@ void Parser::parse_signature(Macro& macro) {
   while (!failed() && !is(TokenType::right_parenthesis)) {
     if (!macro.parameters.empty()) expect(TokenType::comma);
     const Position position = current().position;
-    const Symbol parameter = parse_target_name();
+    const std::string name = expect(TokenType::name).text;
+    if (!check_assignable(name, position)) return;
+    const Symbol parameter = symbol(name);
     const bool repeated = std::find(macro.parameters.begin(), macro.parameters.end(), parameter) !=
                           macro.parameters.end();
     if (repeated) fail("a parameter appears twice", position);
@@ -317,12 +328,6 @@ void Parser::parse_signature(Macro& macro) {
       fail("non-default argument follows default argument", position);
     }
     macro.parameters.push_back(parameter);
-    if (parameter == tree_->caller && macro.defaults.empty()) {
-      fail(
-          "When defining macros or call blocks the special \"caller\" argument must be omitted or "
-          "be given a default.",
-          position, ErrorKind::assertion_error);
-    }
   }
   expect(TokenType::right_parenthesis);
 }

@@ -376,6 +376,10 @@ ExpressionPtr Parser::parse_subscript(ExpressionPtr object) {
 ExpressionPtr Parser::parse_subscribed(ExpressionPtr object) {
   const Position position = current().position;
   ExpressionPtr start;
+  if (is(TokenType::right_bracket)) {
+    return make(ExpressionKind::element, position, std::move(object),
+                make(ExpressionKind::tuple, position));
+  }
   if (!is(TokenType::colon)) {
     start = parse_expression();
     if (!is(TokenType::colon)) {
