@@ -60,7 +60,7 @@ Result<ActivationMaxima> ActivationMaxima::read_table(const std::string& path) {
   };
   const Columns columns(cells_of(0));
   if (!columns.complete()) {
-    return Error{ErrorCode::corrupt,
+    return Error{ErrorCode::invalid_argument,
                  path + ": line 1: expected the columns 'quantizer' and 'amax', separated by tabs"};
   }
   ActivationMaxima out;
@@ -84,7 +84,7 @@ Result<ActivationMaxima> ActivationMaxima::read_table(const std::string& path) {
           fmt::format("line {}: quantizer '{}' appears twice", i + 1, cells[columns.quantizer]));
     }
   }
-  if (!problems.empty()) return problems.error(ErrorCode::corrupt, path);
+  if (!problems.empty()) return problems.error(ErrorCode::invalid_argument, path);
   return out;
 }
 

@@ -17,7 +17,7 @@ class ActivationMaxima {
  public:
   /// Reads a table: header line with columns "quantizer" and "amax", tab separated; amax is the
   /// hexadecimal bit pattern of an f32, "-" (none, the row is skipped), or "#n" and the largest of
-  /// n block maxima. Other columns are ignored. Every bad line is listed (corrupt).
+  /// n block maxima. Other columns are ignored. Every bad line is listed (invalid_argument).
   static Result<ActivationMaxima> read_table(const std::string& path);
   /// The table of all maxima, as read_table reads it.
   std::string table() const;

@@ -1,0 +1,184 @@
+#include "cli/calibration_text.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "eval/documents.h"
+#include "tokenizer/jinja/template.h"
+#include "tokenizer/tokenizer.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+namespace nibble::cli {
+namespace {
+
+using tokenizer::AddedTokens;
+using tokenizer::Tokenizer;
+using tokenizer::jinja::Template;
+
+constexpr const char* kRecordForms =
+    "expected an object with \"text\", \"article\" or \"messages\"";
+
+Error bad(const std::string& what, const std::string& problem) {
+  return Error{ErrorCode::invalid_argument, what + ": " + problem};
+}
+
+// The chat template of a model directory, parsed when the first record needs it.
+class ChatTemplate {
+ public:
+  ChatTemplate(const Tokenizer& tokenizer, std::string directory)
+      : tokenizer_(tokenizer), directory_(std::move(directory)) {}
+
+  /// A whole conversation: nothing is appended to be answered.
+  Result<std::string> render(const OrderedJson& record, const std::string& what) {
+    if (!template_) NIBBLE_RETURN_IF_ERROR(load());
+    OrderedJson variables = OrderedJson::object();
+    variables["messages"] = record["messages"];
+    variables["tools"] = record.contains("tools") ? record["tools"] : OrderedJson(nullptr);
+    variables["add_generation_prompt"] = false;
+    if (record.contains("thinking")) variables["enable_thinking"] = record["thinking"];
+    for (const auto& [name, id] : {std::pair("bos_token", tokenizer_.bos_token_id()),
+                                   std::pair("eos_token", tokenizer_.eos_token_id()),
+                                   std::pair("pad_token", tokenizer_.pad_token_id())}) {
+      if (id) variables[name] = std::string(tokenizer_.token_bytes(*id));
+    }
+    auto outcome = template_->render(variables);
+    if (outcome.error) return bad(what, "chat template: " + outcome.error->message);
+    return std::move(outcome.text);
+  }
+
+ private:
+  Result<void> load() {
+    const std::string path = directory_ + "/chat_template.jinja";
+    std::string source = tokenizer_.chat_template().value_or("");
+    if (file_exists(path)) {
+      NIBBLE_ASSIGN_OR_RETURN(source, read_file(path));
+    }
+    if (source.empty()) {
+      return bad(directory_, "no chat template, which records with \"messages\" need");
+    }
+    auto parsed = Template::parse(source);
+    if (!parsed.ok()) return parsed.error().with(path);
+    template_ = std::move(parsed).value();
+    return {};
+  }
+
+  const Tokenizer& tokenizer_;
+  std::string directory_;
+  std::optional<Template> template_;
+};
+
+// Text of one record.
+Result<std::string> record_text(const OrderedJson& record, ChatTemplate& chat,
+                                const std::string& what) {
+  if (!record.is_object()) return bad(what, kRecordForms);
+  for (const char* field : {"text", "article"}) {
+    if (!record.contains(field)) continue;
+    if (!record[field].is_string()) return bad(what, fmt::format("{}: expected text", field));
+    return record[field].get<std::string>();
+  }
+  if (!record.contains("messages")) return bad(what, kRecordForms);
+  if (!record["messages"].is_array() || record["messages"].empty()) {
+    return bad(what, "messages: expected an array of messages");
+  }
+  if (record.contains("tools") && !record["tools"].is_array()) {
+    return bad(what, "tools: expected an array");
+  }
+  if (record.contains("thinking") && !record["thinking"].is_boolean()) {
+    return bad(what, "thinking: expected true or false");
+  }
+  return chat.render(record, what);
+}
+
+class Reader {
+ public:
+  Reader(const Tokenizer& tokenizer, size_t max_sequences, size_t max_tokens)
+      : tokenizer_(tokenizer), max_sequences_(max_sequences), max_tokens_(max_tokens) {}
+
+  bool full() const { return out_.sequences.size() >= max_sequences_; }
+
+  Result<void> add(const std::string& text, const std::string& what) {
+    std::vector<int32_t> ids = tokenizer_.encode(text, AddedTokens::parse);
+    if (ids.empty()) return bad(what, "no text");
+    if (ids.size() > max_tokens_) {
+      ++out_.shortened;
+      ids.resize(max_tokens_);
+    }
+    out_.sequences.push_back(std::move(ids));
+    return {};
+  }
+
+  void add_pieces(const std::string& text) {
+    const std::vector<int32_t> ids = tokenizer_.encode(text, AddedTokens::parse);
+    for (size_t first = 0; first < ids.size() && !full(); first += max_tokens_) {
+      const size_t last = std::min(ids.size(), first + max_tokens_);
+      out_.sequences.emplace_back(ids.begin() + static_cast<std::ptrdiff_t>(first),
+                                  ids.begin() + static_cast<std::ptrdiff_t>(last));
+    }
+  }
+
+  Result<CalibrationText> result(const std::string& path) {
+    if (out_.sequences.empty()) return bad(path, "no calibration samples in it");
+    return std::move(out_);
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  size_t max_sequences_, max_tokens_;
+  CalibrationText out_;
+};
+
+Result<void> read_records(const std::string& path, std::string_view text, ChatTemplate& chat,
+                          Reader& reader) {
+  for (int64_t number = 1; !text.empty() && !reader.full(); ++number) {
+    const size_t end = text.find('\n');
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const std::string what = fmt::format("{}: line {}", path, number);
+    const auto record = parse_ordered_json(line, what);
+    if (!record.ok()) return Error{ErrorCode::invalid_argument, record.error().message};
+    NIBBLE_ASSIGN_OR_RETURN(const std::string sample, record_text(record.value(), chat, what));
+    NIBBLE_RETURN_IF_ERROR(reader.add(sample, what));
+  }
+  return {};
+}
+
+Result<void> read_documents(const std::string& path, const std::string& text, Reader& reader) {
+  const std::vector<std::string> documents = eval::split_documents(text);
+  if (documents.size() == 1) {
+    reader.add_pieces(documents.front());
+    return {};
+  }
+  for (size_t i = 0; i < documents.size() && !reader.full(); ++i) {
+    NIBBLE_RETURN_IF_ERROR(reader.add(documents[i], fmt::format("{}: document {}", path, i + 1)));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<CalibrationText> read_calibration_text(const std::string& path,
+                                              const std::string& model_directory,
+                                              size_t max_sequences, size_t max_tokens) {
+  if (!path.ends_with(".jsonl") && !path.ends_with(".txt")) {
+    return bad(path, "expected a file that ends in .jsonl or .txt");
+  }
+  NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  NIBBLE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(model_directory));
+  Reader reader(tokenizer, max_sequences, max_tokens);
+  if (path.ends_with(".jsonl")) {
+    ChatTemplate chat(tokenizer, model_directory);
+    NIBBLE_RETURN_IF_ERROR(read_records(path, text, chat, reader));
+  } else {
+    NIBBLE_RETURN_IF_ERROR(read_documents(path, text, reader));
+  }
+  return reader.result(path);
+}
+
+}  // namespace nibble::cli
