@@ -5,6 +5,27 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define NIBBLE_TEST_HAS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define NIBBLE_TEST_HAS_SANITIZER
+#endif
+#endif
+
+#ifdef NIBBLE_TEST_HAS_SANITIZER
+
+namespace nibble::runtime {
+bool counts_allocations() {
+  return false;
+}
+int64_t allocations_of_this_thread() {
+  return 0;
+}
+}  // namespace nibble::runtime
+
+#else
+
 namespace {
 thread_local int64_t count = 0;
 
@@ -38,8 +59,14 @@ void operator delete(void* memory, size_t, std::align_val_t) noexcept {
 
 namespace nibble::runtime {
 
+bool counts_allocations() {
+  return true;
+}
+
 int64_t allocations_of_this_thread() {
   return count;
 }
 
 }  // namespace nibble::runtime
+
+#endif

@@ -5,6 +5,9 @@
 
 namespace nibble::runtime {
 
+/// False in builds with a sanitizer, which has its own operator new: nothing is counted there.
+bool counts_allocations();
+
 /// Allocations of the calling thread since it started.
 int64_t allocations_of_this_thread();
 
