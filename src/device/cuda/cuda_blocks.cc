@@ -13,7 +13,8 @@ void CudaDevice::run_step(const StepPlan& plan, const std::function<void()>& que
     queue_step();
     return;
   }
-  const StepKey key{plan.token_ids, plan.num_rows, plan.num_logit_rows, plan.page_table_stride};
+  const StepKey key{plan.token_ids, plan.routing_log, plan.num_rows, plan.num_logit_rows,
+                    plan.page_table_stride};
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
     NIBBLE_CUDA_CHECK(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));

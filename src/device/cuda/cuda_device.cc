@@ -96,7 +96,7 @@ Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic, int ordi
   return std::unique_ptr<Device>(std::move(device));
 }
 
-cuda::Element element_of(DType dtype) {
+cuda::Element cuda_element(DType dtype) {
   switch (dtype) {
     case DType::f32:
       return cuda::Element::f32;
@@ -226,12 +226,12 @@ cuda::Step CudaDevice::step_of(const StepPlan& plan) const {
 void CudaDevice::embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) {
   const bool overridden = plan.override_index != nullptr;
   cuda::embed({.table = table.data(),
-               .table_type = element_of(table.dtype()),
+               .table_type = cuda_element(table.dtype()),
                .token_ids = plan.token_ids,
                .override_index = plan.override_index,
                .overrides = plan.row_overrides.data(),
                .override_type =
-                   overridden ? element_of(plan.row_overrides.dtype()) : cuda::Element::f32,
+                   overridden ? cuda_element(plan.row_overrides.dtype()) : cuda::Element::f32,
                .out = hidden.as<float>(),
                .rows = plan.num_rows,
                .n = hidden.row_elements()},
@@ -242,7 +242,7 @@ void CudaDevice::rms_norm(ConstTensorView x, const float* weight, TensorView out
   cuda::rms_norm({.x = x.as<float>(),
                   .weight = weight,
                   .out = out.data(),
-                  .out_type = element_of(out.dtype()),
+                  .out_type = cuda_element(out.dtype()),
                   .rows = x.rows(),
                   .n = x.row_elements(),
                   .eps = spec_.rms_norm_eps,
@@ -254,7 +254,7 @@ void CudaDevice::sigmoid_gate(ConstTensorView x, ConstTensorView gate, TensorVie
   cuda::sigmoid_gate({.x = x.as<float>(),
                       .gate = gate.as<float>(),
                       .out = out.data(),
-                      .out_type = element_of(out.dtype()),
+                      .out_type = cuda_element(out.dtype()),
                       .count = x.shape().elements()},
                      stream_.get());
 }
@@ -276,7 +276,7 @@ void CudaDevice::gated_rms_norm(const DeltaNetWeights& weights, ConstTensorView 
                         .z = z.as<float>(),
                         .weight = weights.norm,
                         .out = out.data(),
-                        .out_type = element_of(out.dtype()),
+                        .out_type = cuda_element(out.dtype()),
                         .rows = core.rows(),
                         .heads = weights.num_value_heads,
                         .head_dim = weights.value_head_dim,
@@ -305,7 +305,7 @@ void CudaDevice::add(ConstTensorView x, TensorView out, Accumulate accumulate) {
 }
 
 void CudaDevice::gather_rows(ConstTensorView x, const int32_t* rows, TensorView out) {
-  cuda::gather_rows(x.as<float>(), rows, out.data(), element_of(out.dtype()), out.rows(),
+  cuda::gather_rows(x.as<float>(), rows, out.data(), cuda_element(out.dtype()), out.rows(),
                     out.row_elements(), stream_.get());
 }
 

@@ -138,12 +138,12 @@ class CudaDevice final : public Device {
   std::unique_ptr<CpuSampler> host_sampler_;
   std::vector<float> host_logits_;
 
-  using StepKey = std::tuple<const void*, int32_t, int32_t, int32_t>;
+  using StepKey = std::tuple<const void*, const void*, int32_t, int32_t, int32_t>;
   std::map<StepKey, CudaGraphExec> graphs_;
 };
 
 /// Kernel-side name of a buffer's element type.
-cuda::Element element_of(DType dtype);
-cuda::Format format_of(WeightFormat format);
+cuda::Element cuda_element(DType dtype);
+cuda::Format cuda_format(WeightFormat format);
 
 }  // namespace nibble::device

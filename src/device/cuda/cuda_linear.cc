@@ -37,7 +37,7 @@ void widen_row(ConstTensorView matrix, int64_t row, std::vector<float>& out) {
 
 }  // namespace
 
-cuda::Format format_of(WeightFormat format) {
+cuda::Format cuda_format(WeightFormat format) {
   switch (format) {
     case WeightFormat::bf16:
       return cuda::Format::bf16;
@@ -54,12 +54,12 @@ cuda::Format format_of(WeightFormat format) {
 
 size_t CudaDevice::packed_linear_bytes(WeightFormat format, int64_t out_features,
                                        int64_t in_features) const {
-  return cuda::packed_bytes(format_of(format), out_features, in_features);
+  return cuda::packed_bytes(cuda_format(format), out_features, in_features);
 }
 
 size_t CudaDevice::packed_gate_up_bytes(WeightFormat format, int64_t intermediate,
                                         int64_t in_features) const {
-  return cuda::packed_bytes(format_of(format), 2 * intermediate, in_features);
+  return cuda::packed_bytes(cuda_format(format), 2 * intermediate, in_features);
 }
 
 void CudaDevice::push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination) {
@@ -82,7 +82,7 @@ void CudaDevice::push_nvfp4_slices(const formats::LinearWeight& weight, std::byt
 }
 
 PackedLinear CudaDevice::pack_linear(const formats::LinearWeight& weight, std::byte* destination) {
-  if (format_of(weight.format) == cuda::Format::nvfp4) {
+  if (cuda_format(weight.format) == cuda::Format::nvfp4) {
     push_nvfp4_slices(weight, destination);
   } else {
     upload(destination, {weight.weight.data(), weight.weight.bytes()});
@@ -97,7 +97,7 @@ PackedLinear CudaDevice::pack_linear(const formats::LinearWeight& weight, std::b
 void CudaDevice::pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
                               std::byte* destination) {
   const int64_t n = gate.out_features, k = gate.in_features;
-  if (format_of(gate.format) != cuda::Format::nvfp4) {
+  if (cuda_format(gate.format) != cuda::Format::nvfp4) {
     upload(destination, {gate.weight.data(), gate.weight.bytes()});
     upload(destination + gate.weight.bytes(), {up.weight.data(), up.weight.bytes()});
     return;
@@ -163,14 +163,14 @@ void CudaDevice::linear(ConstTensorView x, const PackedLinear& weight, TensorVie
                "linear shapes", weight.out_features, weight.in_features, x.rows(), out.rows());
   if (x.rows() == 0) return;
   const cuda::LinearArgs args{.x = x.data(),
-                              .x_type = element_of(x.dtype()),
-                              .weight = {.format = format_of(weight.format),
+                              .x_type = cuda_element(x.dtype()),
+                              .weight = {.format = cuda_format(weight.format),
                                          .data = weight.data,
                                          .n = weight.out_features,
                                          .k = weight.in_features,
                                          .scale = weight.tensor_scale},
                               .out = out.data(),
-                              .out_type = element_of(out.dtype()),
+                              .out_type = cuda_element(out.dtype()),
                               .out_stride = weight.out_features,
                               .accumulate = accumulate == Accumulate::add,
                               .m = x.rows()};

@@ -8,7 +8,7 @@ namespace nibble::device {
 namespace {
 
 cuda::Bank bank_of(const PackedExperts& experts) {
-  return {.format = format_of(experts.format),
+  return {.format = cuda_format(experts.format),
           .data = reinterpret_cast<const uint8_t*>(experts.data),
           .stride = static_cast<int64_t>(experts.expert_stride_bytes),
           .scales = experts.tensor_scales,
@@ -50,9 +50,9 @@ void CudaDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
                            .experts = ids_of(experts),
                            .table = table_of(experts),
                            .x = x.data(),
-                           .x_type = element_of(x.dtype()),
+                           .x_type = cuda_element(x.dtype()),
                            .out = out.data(),
-                           .out_type = element_of(out.dtype()),
+                           .out_type = cuda_element(out.dtype()),
                            .rows = x.rows(),
                            .slots = slots_of(experts)};
   cuda::moe_table({.experts = args.experts,
@@ -78,7 +78,7 @@ void CudaDevice::moe_down_combine(ConstTensorView slots, const PackedExperts& do
                            .experts = ids_of(experts),
                            .table = table_of(experts),
                            .x = slots.data(),
-                           .x_type = element_of(slots.dtype()),
+                           .x_type = cuda_element(slots.dtype()),
                            .out = scratch_.expert_outputs,
                            .out_type = cuda::Element::f32,
                            .rows = out.rows(),

@@ -6,7 +6,7 @@ namespace nibble::device {
 namespace {
 
 cuda::KvCache cache_of(const KvLayer& cache) {
-  return {cache.k, cache.v, element_of(cache.dtype), cache.k_scale, cache.v_scale};
+  return {cache.k, cache.v, cuda_element(cache.dtype), cache.k_scale, cache.v_scale};
 }
 
 }  // namespace
@@ -66,7 +66,7 @@ void CudaDevice::short_conv(const StepPlan& plan, const DeltaNetWeights& weights
   cuda::short_conv({.step = step_of(plan),
                     .x = x.data(),
                     .out = out.as<float>(),
-                    .type = element_of(x.dtype()),
+                    .type = cuda_element(x.dtype()),
                     .weight = weights.conv,
                     .channels = x.row_elements(),
                     .kernel = static_cast<int32_t>(weights.conv_kernel),

@@ -1,0 +1,29 @@
+// cuda_check: the parts of the program. Each prints its lines into the report.
+#pragma once
+
+#include "base/thread_pool.h"
+#include "device/device.h"
+#include "tests/golden/report.h"
+
+#include <memory>
+#include <string>
+
+namespace nibble::check {
+
+/// The GPU under test and the CPU as oracle, both at one arithmetic.
+std::unique_ptr<device::Device> open_gpu(device::Arithmetic arithmetic);
+std::unique_ptr<device::Device> open_cpu(device::Arithmetic arithmetic, ThreadPool& pool);
+
+/// Small operations on random data: GPU against the double reference or the CPU device.
+void check_operations(golden::Report& report);
+
+/// `model`: a checkpoint; `text`: plain text, teacher-forced. CPU exact against GPU.
+void check_text(const std::string& model, const std::string& text, const std::string& name,
+                golden::Report& report);
+/// Dummy weights of a configuration: logits of CPU exact against GPU, prefill and decode.
+void check_dummy(const std::string& config, golden::Report& report);
+
+/// Decode and prefill speed of a configuration with dummy weights.
+void bench_model(const std::string& config);
+
+}  // namespace nibble::check
