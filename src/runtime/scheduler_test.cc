@@ -104,6 +104,15 @@ TEST_F(SchedulerTest, NobodyPassesTheHeadOfTheQueue) {
   EXPECT_EQ(step(), (Parts{{2, 0, 190, true}, {3, 0, 10, true}}));
 }
 
+TEST_F(SchedulerTest, NoPrefillPassesOneThatHasToWaitForTheNextStep) {
+  start(limits_of(3, 100, 1000, 40));
+  add(60, 70);
+  add(300, 310);  // 40 rows are left: not a chunk
+  add(10, 20);  // would fit them
+  EXPECT_EQ(step(), (Parts{{1, 0, 60, true}}));
+  EXPECT_EQ(step(), (Parts{{1, 60, 1, true}, {2, 0, 64, false}, {3, 0, 10, true}}));
+}
+
 TEST_F(SchedulerTest, ClaimsKeepTwoLongAnswersFromDeadlock) {
   // Ten pages; each sequence may need all ten. Worst-case reservation would run one at a time,
   // handing out pages freely would end with five each and nobody able to go on.
