@@ -9,6 +9,7 @@
 #include "formats/bf16.h"
 #include "kernels/reference/linear.h"
 #include "kernels/reference/moe.h"
+#include "tests/support/decode_matrix.h"
 #include "tensor/tensor.h"
 
 #include <algorithm>

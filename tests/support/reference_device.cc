@@ -12,6 +12,7 @@
 #include "kernels/reference/rope.h"
 #include "kernels/reference/route.h"
 #include "tensor/tensor.h"
+#include "tests/support/decode_matrix.h"
 
 #include <cstring>
 

@@ -5,16 +5,10 @@
 // result.
 #pragma once
 
-#include "formats/linear_weight.h"
-
 #include <cstdint>
 #include <vector>
 
 namespace nibble::reference {
-
-/// How a quantized weight becomes a number: its real value (code * scales, no rounding), or the f32
-/// value of formats::decode_row_f32.
-enum class Decoding { real, f32 };
 
 struct Matrix {
   std::vector<double> values;  // [n][k]
@@ -27,8 +21,6 @@ struct Sum {
   double value = 0;
   double magnitude = 0;
 };
-
-Matrix decode_matrix(const formats::LinearWeight& weight, Decoding decoding);
 
 /// x [m][k] times matrix^T: [m][n].
 std::vector<Sum> linear(const std::vector<double>& x, int64_t m, const Matrix& matrix);

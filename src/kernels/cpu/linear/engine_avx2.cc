@@ -1,5 +1,5 @@
 // Panel engine of the avx2 level: f32 lanes with fused multiply-add.
-#include "kernels/cpu/linear/panel_engine.h"
+#include "kernels/cpu/common/panel_engine.h"
 
 #include <immintrin.h>
 

@@ -1,6 +1,6 @@
 // Panel engine of the avx512_dot level: BF16 pair products for exact arithmetic; f32 arithmetic is
 // avx512's.
-#include "kernels/cpu/linear/panel_engine.h"
+#include "kernels/cpu/common/panel_engine.h"
 
 #include <immintrin.h>
 

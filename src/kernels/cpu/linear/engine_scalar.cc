@@ -1,5 +1,5 @@
 // Panel engine without machine flags: the product's path on a processor without AVX2.
-#include "kernels/cpu/linear/panel_engine.h"
+#include "kernels/cpu/common/panel_engine.h"
 
 #define NIBBLE_UNROLL _Pragma("GCC unroll 16")
 

@@ -7,21 +7,11 @@
 #pragma once
 
 #include "kernels/cpu/common/element.h"
+#include "kernels/cpu/common/panels.h"
 
 #include <cstdint>
 
 namespace nibble::cpu {
-
-constexpr int64_t kPanelRows = 16;  // output rows of one panel: one lane each
-constexpr int64_t kBlockK = 16;  // K is padded to a multiple of this with zeros
-
-enum class PanelFormat : int32_t { bf16, fp8, nvfp4 };
-constexpr int kPanelFormats = 3;
-
-/// exact: x is BF16; codes (times block scales) are multiplied exactly, summed in f32, and
-/// tensor_scale multiplies the sum. f32: x is f32; weights are decoded to f32 as
-/// formats/nvfp4.h and fp8.h say, tensor_scale included, and summed in f32.
-enum class LinearArithmetic : int32_t { exact, f32 };
 
 struct LinearArgs {
   const void* x;  // [m][k], bf16 (exact) or f32; rows x_stride elements apart

@@ -1,17 +1,27 @@
 // Dense linear kernels of the avx2 level.
+#include "kernels/cpu/common/panel_engine.h"
 #include "kernels/cpu/linear/linear.h"
-#include "kernels/cpu/linear/panel_engine.h"
+
+#include <immintrin.h>
 
 namespace nibble::cpu::avx2 {
 namespace {
-#include "kernels/cpu/linear/level_math.inl"
+
+// Each builds on the one before.
+// clang-format off
+#include "kernels/cpu/common/vec_avx2.inl"
+#include "kernels/cpu/common/vec.inl"
+#include "kernels/cpu/common/panel_job.inl"
 #include "kernels/cpu/linear/linear_level.inl"
+// clang-format on
+
 }  // namespace
 
 const LinearKernels kLinearKernels = {
     .level = "avx2",
-    .exact_element_bytes = 4,
-    .tile_rows = {{kTileRows, kTileRows, kTileRows}, {kTileRows, kTileRows, kTileRows}},
+    .exact_element_bytes = kExactElementBytes,
+    .tile_rows = {{kTileRowsOf[0][0], kTileRowsOf[0][1], kTileRowsOf[0][2]},
+                  {kTileRowsOf[1][0], kTileRowsOf[1][1], kTileRowsOf[1][2]}},
     .pack_rows = pack_rows,
     .linear = linear,
 };

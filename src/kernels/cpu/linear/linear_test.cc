@@ -9,8 +9,9 @@
 #include "base/cpu_features.h"
 #include "formats/e4m3.h"
 #include "kernels/cpu/linear/linear_plan.h"
-#include "kernels/cpu/linear/test_matrices.h"
+#include "kernels/cpu/linear/matrices_test.h"
 #include "kernels/reference/linear.h"
+#include "tests/support/decode_matrix.h"
 
 #include <gtest/gtest.h>
 

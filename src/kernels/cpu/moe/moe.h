@@ -6,8 +6,7 @@
 // rows, S slots per row (experts per token), H hidden, I intermediate. Slot index = row * S + slot.
 #pragma once
 
-#include "kernels/cpu/common/element.h"
-#include "kernels/cpu/linear/linear.h"
+#include "kernels/cpu/common/panels.h"
 
 #include <cstdint>
 

@@ -1,11 +1,22 @@
 // Grouped expert kernels of the avx2 level.
-#include "kernels/cpu/linear/panel_engine.h"
+#include "kernels/cpu/common/element.h"
+#include "kernels/cpu/common/panel_engine.h"
 #include "kernels/cpu/moe/moe.h"
+
+#include <immintrin.h>
 
 namespace nibble::cpu::avx2 {
 namespace {
-#include "kernels/cpu/linear/level_math.inl"
+
+// Each builds on the one before.
+// clang-format off
+#include "kernels/cpu/common/vec_avx2.inl"
+#include "kernels/cpu/common/vec.inl"
+#include "kernels/cpu/common/math.inl"
+#include "kernels/cpu/common/panel_job.inl"
 #include "kernels/cpu/moe/moe_level.inl"
+// clang-format on
+
 }  // namespace
 
 const MoeKernels kMoeKernels = {

@@ -6,10 +6,11 @@
 #include "kernels/cpu/moe/moe.h"
 
 #include "base/cpu_features.h"
-#include "kernels/cpu/linear/test_matrices.h"
+#include "kernels/cpu/linear/matrices_test.h"
 #include "kernels/cpu/moe/moe_plan.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/reference/moe.h"
+#include "tests/support/decode_matrix.h"
 
 #include <gtest/gtest.h>
 
