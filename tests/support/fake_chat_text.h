@@ -15,15 +15,16 @@ namespace nibble::test {
 
 class FakeChatText : public server::ChatText {
  public:
-  Result<std::string> render(const OrderedJson& variables) const override {
+  Result<std::string> render(const tokenizer::ChatRequest& conversation) const override {
     std::string text;
-    for (const OrderedJson& message : variables.at("messages")) {
+    for (const OrderedJson& message : conversation.messages) {
       const std::string content = message.at("content").get<std::string>();
       if (content == "raise") return Error{ErrorCode::invalid_argument, "the template raised"};
       text += "<" + message.at("role").get<std::string>() + ">" + content;
     }
-    if (variables.contains("tools")) text += "<tools>" + dump_json(variables.at("tools"));
-    text += variables.value("enable_thinking", false) ? "<assistant><think>\n" : "<assistant>";
+    if (!conversation.tools.is_null()) text += "<tools>" + dump_json(conversation.tools);
+    text += conversation.variables.value("enable_thinking", false) ? "<assistant><think>\n"
+                                                                   : "<assistant>";
     return text;
   }
   Result<std::vector<int32_t>> encode(std::string_view text) const override {

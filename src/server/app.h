@@ -1,0 +1,65 @@
+// App: everything above the transport - routes, handlers, the rules that hold for every request.
+//
+// One App per server, shared by all connections; handle() may be called from any thread. Handlers
+// are free functions of (AppContext, HttpRequest); the table in routes.cc names them all.
+#pragma once
+
+#include "runtime/engine.h"
+#include "server/chat_model.h"
+#include "server/http_message.h"
+#include "server/id_source.h"
+#include "server/openai_errors.h"
+#include "server/options.h"
+#include "server/router.h"
+
+#include <nlohmann/json.hpp>
+
+#include <atomic>
+#include <cstdint>
+
+namespace nibble::server {
+
+/// What handlers work with. References outlive the App.
+struct AppContext {
+  const ServerOptions& options;
+  runtime::Engine& engine;
+  const ChatModel& model;
+  OrderedJson default_template_kwargs;  // of the model, parsed
+  int64_t started = 0;  // Unix seconds
+  IdSource ids;
+  std::atomic<bool> is_draining{false};
+};
+
+class App {
+ public:
+  /// Errors: invalid_argument where options or model make no sense.
+  static Result<std::unique_ptr<App>> create(const ServerOptions& options, runtime::Engine& engine,
+                                             const ChatModel& model);
+  App(const App&) = delete;
+  App& operator=(const App&) = delete;
+
+  /// Sets the request's id: the client's if usable, else a new one.
+  void name_request(HttpRequest& request);
+  /// Where handle() should run: templates and tokenization stay off the I/O threads.
+  RunOn run_on(const HttpRequest& request) const;
+  /// Answers a request. Never throws.
+  Reply handle(HttpRequest& request);
+  /// Headers every answer carries.
+  void add_common_headers(const HttpRequest& request, HttpResponse& response) const;
+
+  /// From now on: /ready says no, new generation requests get 503.
+  void start_draining() { context_.is_draining = true; }
+  bool is_draining() const { return context_.is_draining; }
+
+ private:
+  App(const ServerOptions& options, runtime::Engine& engine, const ChatModel& model,
+      OrderedJson default_template_kwargs);
+  Reply dispatch(HttpRequest& request);
+
+  AppContext context_;
+};
+
+/// The time in Unix seconds.
+int64_t unix_seconds();
+
+}  // namespace nibble::server
