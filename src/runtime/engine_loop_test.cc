@@ -2,9 +2,9 @@
 #include "runtime/engine_loop.h"
 
 #include "base/rng.h"
-#include "runtime/fake_executor.h"
-#include "runtime/recording_sink.h"
-#include "runtime/test_tokenizer.h"
+#include "tests/support/demo_tokenizer.h"
+#include "tests/support/fake_executor.h"
+#include "tests/support/recording_sink.h"
 
 #include <gtest/gtest.h>
 

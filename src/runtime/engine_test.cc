@@ -3,9 +3,9 @@
 // No sleeps: tests wait for events, or hold the engine thread inside the executor.
 #include "runtime/engine.h"
 
-#include "runtime/fake_executor.h"
-#include "runtime/recording_sink.h"
-#include "runtime/test_tokenizer.h"
+#include "tests/support/demo_tokenizer.h"
+#include "tests/support/fake_executor.h"
+#include "tests/support/recording_sink.h"
 
 #include <gtest/gtest.h>
 

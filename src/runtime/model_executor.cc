@@ -4,6 +4,7 @@
 #include "model/loaded_model.h"
 #include "model/weight_source.h"
 
+#include <functional>
 #include <utility>
 
 namespace nibble::runtime {
@@ -101,10 +102,11 @@ Result<void> ModelExecutor::run(const Step& step, std::span<device::SampleResult
   const TensorView hidden = hidden_.slice_rows(0, plan.num_rows);
   const TensorView logits = logits_.slice_rows(0, plan.num_logit_rows);
   last_logits_ = logits;
-  device_.run_step(plan, [&] {
+  const auto queue_step = [&] {
     decoder_.forward(plan, weights_, caches_->layers(), hidden);
     if (plan.num_logit_rows > 0) decoder_.head(plan, weights_, hidden, 0, logits);
-  });
+  };
+  device_.run_step(plan, std::cref(queue_step));  // a copy of the lambda would be allocated
   if (plan.num_logit_rows > 0) {
     device_.sample(buffers_->sample_plan(options_.vocab_limit), logits, results.data());
   }

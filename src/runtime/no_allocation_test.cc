@@ -1,9 +1,9 @@
 // After start-up a step allocates nothing: scheduling, building the step and advancing are counted.
 //
 // Not covered, because it may allocate: taking in a request, admitting it, text and events.
-#include "runtime/allocation_count.h"
 #include "runtime/scheduler.h"
 #include "runtime/step_builder.h"
+#include "tests/support/allocation_count.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // Tests of tokens to text and stop decisions, with real tokens of the demo tokenizer.
 #include "runtime/output_text.h"
 
-#include "runtime/test_tokenizer.h"
+#include "tests/support/demo_tokenizer.h"
 
 #include <gtest/gtest.h>
 

@@ -4,10 +4,10 @@
 // Company means other prompts in the same steps, prompts cut into other chunks, other numbers of
 // threads; within one ISA level.
 #include "base/hash.h"
-#include "runtime/allocation_count.h"
 #include "runtime/engine.h"
-#include "runtime/recording_sink.h"
 #include "tests/e2e/demo_model.h"
+#include "tests/support/allocation_count.h"
+#include "tests/support/recording_sink.h"
 #include "tokenizer/tokenizer.h"
 
 #include <gtest/gtest.h>

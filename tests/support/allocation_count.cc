@@ -1,5 +1,5 @@
 // The replacement serves the whole test program; the default array and nothrow forms end here, too.
-#include "runtime/allocation_count.h"
+#include "tests/support/allocation_count.h"
 
 #include <cstddef>
 #include <cstdlib>
