@@ -2,6 +2,7 @@
 #include "tests/golden/families.h"
 
 #include "tests/golden/modelopt_goldens.h"
+#include "tests/golden/template_goldens.h"
 #include "tests/golden/text_goldens.h"
 #include "tests/golden/tokenizer_goldens.h"
 
@@ -10,6 +11,10 @@ namespace {
 
 void run_tokenizer(const FamilyRun& run, Report& report) {
   run_tokenizer_family(run.folder, run.tokenizer_file, report);
+}
+
+void run_template(const FamilyRun& run, Report& report) {
+  run_template_family(run.folder, report);
 }
 
 void run_text(const FamilyRun& run, Report& report) {
@@ -23,7 +28,7 @@ void run_modelopt(const FamilyRun& run, Report& report) {
 constexpr Family kFamilies[] = {
     {"text", "text_", true, run_text},        {"mtp", "mtp_", true, nullptr},
     {"vision", "vision_", true, nullptr},     {"tokenizer", "tokenizer", true, run_tokenizer},
-    {"template", "template", false, nullptr}, {"modelopt", "modelopt", false, run_modelopt},
+    {"template", "template", false, run_template}, {"modelopt", "modelopt", false, run_modelopt},
 };
 
 }  // namespace

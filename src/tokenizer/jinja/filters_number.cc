@@ -101,7 +101,6 @@ Value filter_round(Runtime& runtime, const Value& input, const CallArguments& ar
   if (method != "common" && method != "ceil" && method != "floor") {
     return runtime.fail(ErrorKind::filter_argument_error, "method must be common, ceil or floor");
   }
-  if (input.is_undefined()) return runtime.fail_undefined(input);
   if (!input.is_number()) {
     return runtime.fail(ErrorKind::type_error,
                         fmt::format("type {} doesn't define __round__ method", type_name(input)));

@@ -210,8 +210,8 @@ class BraceFormatter {
     }
     const auto number = [&] {
       int64_t value = 0;
-      while (peek() >= '0' && peek() <= '9' && value <= kMaxFormatWidth) {
-        value = value * 10 + static_cast<int64_t>(text[at++] - '0');
+      while (peek() >= '0' && peek() <= '9') {
+        value = std::min(value * 10 + static_cast<int64_t>(text[at++] - '0'), kMaxFormatWidth + 1);
       }
       return value;
     };
@@ -224,7 +224,10 @@ class BraceFormatter {
     if (at < text.size() && text[at] < 0x80) spec.type = static_cast<char>(text[at++]);
     const bool known = spec.type == 0 || std::string_view("sdbcoxXneEfFgG%").find(spec.type) !=
                                              std::string_view::npos;
-    if (at < text.size() || !known || spec.width > kMaxFormatWidth) {
+    if (spec.width > kMaxFormatWidth || spec.precision > kMaxFormatWidth) {
+      fail(ErrorKind::limit_error, "format width or precision too large");
+    }
+    if (at < text.size() || !known) {
       fail(ErrorKind::value_error, fmt::format("Invalid format specifier '{}'", source));
     }
     if (spec.type == 'n') spec.type = 'd';

@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace nibble::tokenizer::jinja {
@@ -88,8 +89,8 @@ class PercentFormatter {
       return 0;
     }
     int64_t number = 0;
-    while (peek() >= '0' && peek() <= '9' && number <= kMaxFormatWidth) {
-      number = number * 10 + (format_[at_++] - '0');
+    while (peek() >= '0' && peek() <= '9') {
+      number = std::min(number * 10 + (format_[at_++] - '0'), kMaxFormatWidth + 1);
     }
     return number;
   }

@@ -208,7 +208,7 @@ std::vector<std::string_view> split_space(std::string_view text, int64_t maximum
   text = strip(text, Side::left);
   while (!text.empty()) {
     if (maximum >= 0 && static_cast<int64_t>(out.size()) == maximum) {
-      out.push_back(strip(text, Side::right));
+      out.push_back(text);  // with its trailing blanks
       break;
     }
     size_t end = 0;
@@ -228,7 +228,7 @@ std::vector<std::string_view> split_space_right(std::string_view text, int64_t m
   text = strip(text, Side::right);
   while (!text.empty()) {
     if (maximum >= 0 && static_cast<int64_t>(out.size()) == maximum) {
-      out.push_back(strip(text, Side::left));
+      out.push_back(text);  // with its leading blanks
       break;
     }
     size_t start = text.size();
