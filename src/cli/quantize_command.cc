@@ -12,6 +12,7 @@
 #include "model/checkpoint_source.h"
 #include "quantize/calibration.h"
 #include "quantize/exporter.h"
+#include "quantize/finite_check.h"
 #include "quantize/token_file.h"
 
 #include <fmt/format.h>
@@ -196,8 +197,20 @@ class QuantizeRun {
     }
     fmt::print("calibration  {}\n", calibration_.description);
     std::fflush(stdout);
+    NIBBLE_RETURN_IF_ERROR(check_weights());
     NIBBLE_RETURN_IF_ERROR(calibrate());
     return write_file_atomic(note, maxima_.table());
+  }
+
+  // A weight that is not finite would show in the maxima only, without its name.
+  Result<void> check_weights() {
+    Progress bar("checking");
+    const auto checked = quantize::check_finite(*checkpoint_, [&](int64_t done, int64_t total) {
+      bar.update(done, total, format_bytes(done) + " of " + format_bytes(total));
+      return interrupt_signal() == 0;
+    });
+    if (!checked.ok() && checked.error().code == ErrorCode::corrupt) folder_->discard();
+    return checked;
   }
 
   Result<void> calibrate() {

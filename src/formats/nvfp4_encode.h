@@ -29,6 +29,11 @@ float nvfp4_tensor_scale(float amax, ScalarDivision division);
 /// KV and FP8 scale: amax / 448.
 float fp8_tensor_scale(float amax, ScalarDivision division);
 
+/// The larger of two magnitudes; NaN if either is.
+[[maybe_unused]] static constexpr float max_or_nan(float a, float b) {
+  return a != a || b <= a ? a : b;
+}
+
 /// Largest magnitude; NaN if any element is NaN, as torch.amax gives.
 float max_magnitude(std::span<const float> values);
 

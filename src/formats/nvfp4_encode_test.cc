@@ -169,6 +169,9 @@ TEST(Nvfp4Encode, NotANumberSticksToTheMaximum) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(std::isnan(max_magnitude(std::vector<float>{1.0f, nan, 2.0f})));
   EXPECT_TRUE(std::isnan(max_magnitude(std::vector<float>{nan, 2.0f})));
+  EXPECT_TRUE(std::isnan(max_or_nan(nan, 1.0f)));
+  EXPECT_TRUE(std::isnan(max_or_nan(1.0f, nan)));
+  EXPECT_EQ(max_or_nan(1.0f, 2.0f), 2.0f);
   EXPECT_EQ(max_magnitude(std::vector<float>{-3.0f, 2.0f}), 3.0f);
   EXPECT_EQ(max_magnitude({}), 0.0f);
 }

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/problems.h"
+#include "formats/nvfp4_encode.h"
 
 #include <fmt/format.h>
 
@@ -104,7 +105,7 @@ std::optional<float> ActivationMaxima::find(const std::string& quantizer) const 
 
 void ActivationMaxima::raise(const std::string& quantizer, float magnitude) {
   const auto [it, inserted] = values_.emplace(quantizer, magnitude);
-  if (!inserted && !(magnitude <= it->second)) it->second = magnitude;
+  if (!inserted) it->second = formats::max_or_nan(it->second, magnitude);
 }
 
 QuantizerNames::QuantizerNames(const std::string& layer_prefix)

@@ -2,6 +2,7 @@
 
 #include "device/observer.h"
 #include "formats/bf16.h"
+#include "formats/nvfp4_encode.h"
 #include "model/loaded_model.h"
 #include "model/qwen3_5_moe/decoder.h"
 #include "quantize/layer_caches.h"
@@ -57,8 +58,7 @@ class MaximaObserver : public device::Observer {
       const float value = tensor.dtype() == DType::bf16
                               ? formats::bf16_to_f32(tensor.as<uint16_t>()[i])
                               : tensor.as<float>()[i];
-      const float magnitude = std::fabs(value);
-      if (!(magnitude <= out)) out = magnitude;  // NaN sticks
+      out = formats::max_or_nan(out, std::fabs(value));
     }
     return out;
   }

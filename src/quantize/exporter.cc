@@ -6,6 +6,7 @@
 #include "formats/checkpoint_writer.h"
 #include "formats/nvfp4.h"
 #include "quantize/export_config.h"
+#include "quantize/finite_check.h"
 #include "quantize/scale_table.h"
 
 #include <fmt/format.h>
@@ -54,27 +55,6 @@ std::vector<std::byte> rounded_to_bf16(ConstTensorView view) {
   return out;
 }
 
-// Values of a BF16, F16 or F32 tensor with all exponent bits set; other types have none.
-int64_t count_not_finite(ConstTensorView view) {
-  const int64_t count = view.shape().elements();
-  int64_t found = 0;
-  if (view.dtype() == DType::f32) {
-    for (int64_t i = 0; i < count; ++i) {
-      uint32_t bits = 0;
-      std::memcpy(&bits, view.data() + 4 * i, sizeof bits);
-      found += (bits & 0x7F800000u) == 0x7F800000u;
-    }
-  } else if (view.dtype() == DType::bf16 || view.dtype() == DType::f16) {
-    const unsigned exponent = view.dtype() == DType::bf16 ? 0x7F80u : 0x7C00u;
-    for (int64_t i = 0; i < count; ++i) {
-      uint16_t bits = 0;
-      std::memcpy(&bits, view.data() + 2 * i, sizeof bits);
-      found += (bits & exponent) == exponent;
-    }
-  }
-  return found;
-}
-
 // One matrix to be quantized, its two scales still open.
 struct Matrix {
   std::string stem;
@@ -118,6 +98,7 @@ class Exporter {
   Result<void> write_kv_scales(int layer);
   Result<void> append(const std::string& name, std::span<const std::byte> bytes);
   Result<void> append_scalar(const std::string& name, float value);
+  void note_not_finite(const std::string& name, ConstTensorView view);
   float weight_amax(const std::string& what, const std::string& quantizer, ConstTensorView part);
   std::string source_name(Member member, Member bank, int layer, int64_t expert) const;
   Result<void> write_configuration(const OutputFolder& folder);
@@ -206,11 +187,14 @@ Result<void> Exporter::append_scalar(const std::string& name, float value) {
   return append(name, std::as_bytes(std::span(&value, 1)));
 }
 
+void Exporter::note_not_finite(const std::string& name, ConstTensorView view) {
+  const int64_t count = count_not_finite(view);
+  if (count > 0) not_finite_.add(fmt::format("{}: {} of its values are not finite", name, count));
+}
+
 Result<void> Exporter::write_copy(const std::string& name) {
   const ConstTensorView view = checkpoint_.view(name);
-  if (const int64_t count = count_not_finite(view); count > 0) {
-    not_finite_.add(fmt::format("{}: {} of its values are not finite", name, count));
-  }
+  note_not_finite(name, view);
   if (exported_dtype(*checkpoint_.find(name)) == view.dtype()) {
     return append(name, {view.data(), view.bytes()});
   }
@@ -228,10 +212,7 @@ std::string Exporter::source_name(Member member, Member bank, int layer, int64_t
 float Exporter::weight_amax(const std::string& what, const std::string& quantizer,
                             ConstTensorView part) {
   const float found = device_.max_magnitude(part);
-  if (!std::isfinite(found)) {
-    not_finite_.add(
-        fmt::format("{}: {} of its values are not finite", what, count_not_finite(part)));
-  }
+  if (!std::isfinite(found)) note_not_finite(what, part);
   return maxima_.find(quantizer).value_or(found);
 }
 

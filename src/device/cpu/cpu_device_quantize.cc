@@ -4,7 +4,6 @@
 #include "formats/bf16.h"
 
 #include <algorithm>
-#include <cmath>
 #include <mutex>
 
 namespace nibble::device {
@@ -37,11 +36,10 @@ float CpuDevice::max_magnitude(ConstTensorView matrix) {
     const int64_t end = std::min(matrix.rows(), (task + 1) * kRowsPerTask);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
       widen_row(matrix, r, row);
-      const float magnitude = formats::max_magnitude(row);
-      if (!(magnitude <= found)) found = magnitude;  // NaN sticks
+      found = formats::max_or_nan(found, formats::max_magnitude(row));
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    if (!std::isnan(largest) && !(found <= largest)) largest = found;
+    largest = formats::max_or_nan(largest, found);
   });
   return largest;
 }
