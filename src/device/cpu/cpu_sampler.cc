@@ -28,7 +28,11 @@ size_t block_count(int64_t ids) {
 /// every compiler gives the same bits. Cody-Waite reduction by ln 2, then the Taylor polynomial.
 inline float exp_of_nonpositive(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = x > -87.0f ? x : -87.0f;
+  constexpr uint32_t kLowest = std::bit_cast<uint32_t>(-87.0f);
+  // Among values <= 0, larger bits are smaller values. A mask and no branch: compilers will not
+  // turn a float comparison into a selection in a loop.
+  const uint32_t keep = std::bit_cast<uint32_t>(x) <= kLowest ? ~uint32_t{0} : 0;
+  const auto clamped = std::bit_cast<float>(std::bit_cast<uint32_t>(x) & keep);
   const float shifted = clamped * 1.44269504f + kRound;
   const float n = shifted - kRound;
   const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -40,9 +44,8 @@ inline float exp_of_nonpositive(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const int32_t exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound);
-  const float value = std::bit_cast<float>(std::bit_cast<int32_t>(p) + exponent * (1 << 23));
-  return x > -87.0f ? value : 0.0f;
+  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kRound);
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(p) + (exponent << 23)) & keep);
 }
 
 /// Largest of x[0..n) and, added to `poison`, a NaN if one of them is not finite.
@@ -76,24 +79,20 @@ float block_maximum(const float* x, int64_t n, float& poison) {
   return largest;
 }
 
-/// weights[i] = exp((x[i] - max) * inverse_temperature); returns their sum. weights may be null.
+/// weights[i] = exp((x[i] - max) * inverse_temperature); returns their sum. n <= kBlock.
 double exp_block(const float* x, int64_t n, float max, float inverse_temperature, float* weights) {
-  float lane[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    float value[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) {
-      value[j] = exp_of_nonpositive((x[i + j] - max) * inverse_temperature);
-      lane[j] += value[j];
-    }
-    if (weights != nullptr) std::memcpy(weights + i, value, sizeof(value));
+  for (int64_t i = 0; i < n; ++i) {
+    weights[i] = exp_of_nonpositive((x[i] - max) * inverse_temperature);
   }
   double sum = 0.0;
-  for (const float partial : lane) sum += static_cast<double>(partial);
-  for (; i < n; ++i) {
-    const float value = exp_of_nonpositive((x[i] - max) * inverse_temperature);
-    if (weights != nullptr) weights[i] = value;
-    sum += static_cast<double>(value);
+  if (n == kBlock) {
+    float lane[kLanes] = {};
+    for (int64_t i = 0; i < kBlock; i += kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) lane[j] += weights[i + j];
+    }
+    for (const float partial : lane) sum += static_cast<double>(partial);
+  } else {
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(weights[i]);
   }
   return sum;
 }
@@ -372,7 +371,8 @@ void RowSampler::add_logprobs(const float* logits, float max, const SampleRow& r
                               SampleResult& result) {
   double sum = 0.0;
   for (int64_t first = 0; first < limit_; first += kBlock) {
-    sum += exp_block(logits + first, std::min(kBlock, limit_ - first), max, 1.0f, nullptr);
+    float weights[kBlock];
+    sum += exp_block(logits + first, std::min(kBlock, limit_ - first), max, 1.0f, weights);
   }
   const double log_sum = static_cast<double>(max) + std::log(sum);
   result.logprob = static_cast<float>(static_cast<double>(logits[result.token]) - log_sum);
