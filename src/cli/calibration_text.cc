@@ -3,7 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "eval/documents.h"
-#include "tokenizer/jinja/template.h"
+#include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
 #include <fmt/format.h>
@@ -18,8 +18,8 @@ namespace nibble::cli {
 namespace {
 
 using tokenizer::AddedTokens;
+using tokenizer::ChatTemplate;
 using tokenizer::Tokenizer;
-using tokenizer::jinja::Template;
 
 constexpr const char* kRecordForms =
     "expected an object with \"text\", \"article\" or \"messages\"";
@@ -28,53 +28,34 @@ Error bad(const std::string& what, const std::string& problem) {
   return Error{ErrorCode::invalid_argument, what + ": " + problem};
 }
 
-// The chat template of a model directory, parsed when the first record needs it.
-class ChatTemplate {
+// The chat template of a model directory, loaded when the first record needs it.
+class Renderer {
  public:
-  ChatTemplate(const Tokenizer& tokenizer, std::string directory)
-      : tokenizer_(tokenizer), directory_(std::move(directory)) {}
+  explicit Renderer(std::string directory) : directory_(std::move(directory)) {}
 
   /// A whole conversation: nothing is appended to be answered.
   Result<std::string> render(const OrderedJson& record, const std::string& what) {
-    if (!template_) NIBBLE_RETURN_IF_ERROR(load());
-    OrderedJson variables = OrderedJson::object();
-    variables["messages"] = record["messages"];
-    variables["tools"] = record.contains("tools") ? record["tools"] : OrderedJson(nullptr);
-    variables["add_generation_prompt"] = false;
-    if (record.contains("thinking")) variables["enable_thinking"] = record["thinking"];
-    for (const auto& [name, id] : {std::pair("bos_token", tokenizer_.bos_token_id()),
-                                   std::pair("eos_token", tokenizer_.eos_token_id()),
-                                   std::pair("pad_token", tokenizer_.pad_token_id())}) {
-      if (id) variables[name] = std::string(tokenizer_.token_bytes(*id));
+    if (!template_) {
+      NIBBLE_ASSIGN_OR_RETURN(template_, ChatTemplate::load(directory_));
     }
-    auto outcome = template_->render(variables);
-    if (outcome.error) return bad(what, "chat template: " + outcome.error->message);
-    return std::move(outcome.text);
+    tokenizer::ChatRequest request;
+    auto messages = tokenizer::messages_for_template(record["messages"]);
+    if (!messages.ok()) return bad(what, messages.error().message);
+    request.messages = std::move(messages).value();
+    if (record.contains("tools")) request.tools = record["tools"];
+    if (record.contains("thinking")) request.variables["enable_thinking"] = record["thinking"];
+    auto text = template_->render(request);
+    if (!text.ok()) return bad(what, text.error().message);
+    return text;
   }
 
  private:
-  Result<void> load() {
-    const std::string path = directory_ + "/chat_template.jinja";
-    std::string source = tokenizer_.chat_template().value_or("");
-    if (file_exists(path)) {
-      NIBBLE_ASSIGN_OR_RETURN(source, read_file(path));
-    }
-    if (source.empty()) {
-      return bad(directory_, "no chat template, which records with \"messages\" need");
-    }
-    auto parsed = Template::parse(source);
-    if (!parsed.ok()) return parsed.error().with(path);
-    template_ = std::move(parsed).value();
-    return {};
-  }
-
-  const Tokenizer& tokenizer_;
   std::string directory_;
-  std::optional<Template> template_;
+  std::optional<ChatTemplate> template_;
 };
 
 // Text of one record.
-Result<std::string> record_text(const OrderedJson& record, ChatTemplate& chat,
+Result<std::string> record_text(const OrderedJson& record, Renderer& chat,
                                 const std::string& what) {
   if (!record.is_object()) return bad(what, kRecordForms);
   for (const char* field : {"text", "article"}) {
@@ -85,9 +66,6 @@ Result<std::string> record_text(const OrderedJson& record, ChatTemplate& chat,
   if (!record.contains("messages")) return bad(what, kRecordForms);
   if (!record["messages"].is_array() || record["messages"].empty()) {
     return bad(what, "messages: expected an array of messages");
-  }
-  if (record.contains("tools") && !record["tools"].is_array()) {
-    return bad(what, "tools: expected an array");
   }
   if (record.contains("thinking") && !record["thinking"].is_boolean()) {
     return bad(what, "thinking: expected true or false");
@@ -133,7 +111,7 @@ class Reader {
   CalibrationText out_;
 };
 
-Result<void> read_records(const std::string& path, std::string_view text, ChatTemplate& chat,
+Result<void> read_records(const std::string& path, std::string_view text, Renderer& chat,
                           Reader& reader) {
   for (int64_t number = 1; !text.empty() && !reader.full(); ++number) {
     const size_t end = text.find('\n');
@@ -173,7 +151,7 @@ Result<CalibrationText> read_calibration_text(const std::string& path,
   NIBBLE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(model_directory));
   Reader reader(tokenizer, max_sequences, max_tokens);
   if (path.ends_with(".jsonl")) {
-    ChatTemplate chat(tokenizer, model_directory);
+    Renderer chat(model_directory);
     NIBBLE_RETURN_IF_ERROR(read_records(path, text, chat, reader));
   } else {
     NIBBLE_RETURN_IF_ERROR(read_documents(path, text, reader));
