@@ -53,11 +53,17 @@ void pack_rows(const LinearArgs& args, void* x_packed, int64_t row_begin,
               .out = static_cast<unsigned char*>(x_packed) + packed_offset});
 }
 
+// Panels of one group for so many rows: full engine groups of four or two, at least two fit.
+inline int64_t group_panels(int64_t rows) {
+  const int64_t fitting = kAccRows / rows;
+  if (fitting >= kMaxGroupPanels) return kMaxGroupPanels;
+  return fitting >= 4 ? fitting / 4 * 4 : 2;
+}
+
 void linear(const LinearArgs& args, const LinearRange& range) noexcept {
   LinearAccumulators acc;
   const int64_t rows = range.row_end - range.row_begin;
-  const int64_t fitting = kAccRows / rows;
-  const int64_t group = fitting < kMaxGroupPanels ? fitting : kMaxGroupPanels;
+  const int64_t group = group_panels(rows);
   PanelJob job = panel_job(args.format, args.arithmetic, args.k);
   job.decode_scales[0] = job.decode_scales[1] = args.tensor_scale;
   job.x = static_cast<const unsigned char*>(args.x_packed) +
