@@ -1,24 +1,17 @@
 // Matrix products of the CPU kernels, one thread: GMAC/s, weight bytes moved, share of read
 // bandwidth.
 //
-// Versions, and what each taught (AMD Zen 5 at 4.2 GHz, avx512_dot, K 2048; peak of vdpbf16ps 270
-// GMAC/s; 25 November 2026, machine shared with other work, so these are single-core CPU-time
-// figures):
-//   1 naive            one output at a time, row-major BF16 weights, plain loop: kept below
-//   2 f32 panels       16 rows a panel, decoded to f32 in L1, FMA: the scalar, avx2 and avx512
-//   levels
-//                      (25, 61, 113 GMAC/s at 512 rows)
-//   3 pair products    vdpbf16ps from the packed panel, 2 panels * 12 rows in registers: 239
-//   GMAC/s; NVFP4
-//                      with one chain of 8 products per row and block: 190 GMAC/s at 16 rows
-//   4 as 3, NVFP4 chains of 8 rows interleaved: the scheduler no longer fills with waiting
-//   products: 215
+// Versions, and what each taught. AMD Zen 5 at 4.2 GHz, K 2048, CPU time of one thread on a shared
+// machine, November 2026. Peak of vdpbf16ps 270 GMAC/s, read bandwidth of one thread 40 GB/s.
+//   1 naive: one output at a time, row-major BF16 weights, plain loop (kept below). 1.4 GMAC/s
+//   2 f32 panels: 16 rows a panel, decoded to f32 in L1, then FMA: the scalar, avx2 and avx512
+//     levels. 25, 61, 113 GMAC/s at 512 rows. (Lanes as a struct of 16 floats spilled: 5 in scalar)
+//   3 pair products from the packed panel, 2 panels * 12 rows in registers: BF16 239; NVFP4 with
+//     one chain of 8 products per row and block: 190 at 16 rows
+//   4 as 3, NVFP4 chains of 8 rows interleaved, so that waiting products do not fill the scheduler:
+//     215 at 16 rows
 //   5 as 4, weights prefetched a page ahead (the hardware's prefetch ends with the page): 256
-//   experts at 16
-//     rows 138 -> 190 GMAC/s, NVFP4 decode from memory 28 -> 40 GB/s (read bandwidth of one thread:
-//     40)
-// An array of accumulators in a struct of plain floats made the scalar level spill: 5 GMAC/s,
-// now 25.
+//     experts at 16 rows 138 -> 190 GMAC/s, NVFP4 decode from memory 28 -> 40 GB/s
 #include "base/check.h"
 #include "base/cpu_features.h"
 #include "base/rng.h"

@@ -2,7 +2,7 @@
 //
 // MoePlan owns its lists, sized once for the largest step: build() never allocates. Engine thread
 // only. How a caller runs a block, with a pool's parallel_for(count, task(index, worker)):
-//   plan.build(kernels..., experts, rows)
+//   plan.build(experts, rows)
 //   gate_up:       for t in plan.gate_up_tasks(): kernels.gate_up(args, t, scratch[worker])
 //   pack_slots:    for t in plan.pack_tasks():    kernels.pack_slots(args, t)
 //   down_combine:  for i in [0, plan.down_tasks()): kernels.down_combine(args, plan.down_begin(i),
