@@ -163,7 +163,7 @@ class QuantizeRun {
     NIBBLE_RETURN_IF_ERROR(quantize::check_quantizable(*source_, options_.source));
     NIBBLE_ASSIGN_OR_RETURN(calibration_, choose_calibration(options_));
     NIBBLE_ASSIGN_OR_RETURN(compute_,
-                            make_compute_device("auto", options_.arithmetic, options_.threads));
+                            make_compute_device("cpu", options_.arithmetic, options_.threads));
     NIBBLE_ASSIGN_OR_RETURN(const std::string job,
                             quantize::describe_job(*checkpoint_, job_, calibration_.digest));
     NIBBLE_ASSIGN_OR_RETURN(OutputFolder folder,

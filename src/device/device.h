@@ -15,7 +15,7 @@
 #include "device/step_plan.h"
 #include "device/weights.h"
 #include "formats/linear_weight.h"
-#include "formats/nvfp4_encode.h"
+#include "formats/nvfp4_rules.h"
 #include "tensor/tensor_view.h"
 
 #include <cstddef>

@@ -5,20 +5,12 @@
 // any thread.
 #pragma once
 
+#include "formats/nvfp4_rules.h"
+
 #include <cstdint>
 #include <span>
 
 namespace nibble::formats {
-
-/// How a division by a constant is done: ieee divides (ModelOpt on a CPU), recip multiplies by the
-/// rounded reciprocal (ModelOpt on a GPU, and the published files).
-enum class ScalarDivision { recip, ieee };
-
-/// Which ModelOpt's bytes: the last bit of scalar divisions, and the range of block scales.
-struct Nvfp4Rules {
-  ScalarDivision division = ScalarDivision::recip;
-  bool clamps_block_scales = true;  // to [2^-9, 448] before rounding: 0.45 and later
-};
 
 /// x / divisor under the rules.
 float divide_scalar(float x, float divisor, ScalarDivision division);

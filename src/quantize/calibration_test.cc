@@ -2,8 +2,8 @@
 // at another geometry. ModelOpt's own maxima are golden_runner's business.
 #include "quantize/calibration.h"
 
-#include "quantize/test_model.h"
 #include "quantize/token_file.h"
+#include "tests/support/quantize_model.h"
 #include "tests/support/reference_device.h"
 
 #include <gtest/gtest.h>

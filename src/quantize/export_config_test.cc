@@ -3,7 +3,7 @@
 #include "quantize/export_config.h"
 
 #include "base/file.h"
-#include "quantize/test_model.h"
+#include "tests/support/quantize_model.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>

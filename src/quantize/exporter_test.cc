@@ -5,7 +5,7 @@
 #include "base/file.h"
 #include "formats/linear_weight.h"
 #include "quantize/finite_check.h"
-#include "quantize/test_model.h"
+#include "tests/support/quantize_model.h"
 
 #include <gtest/gtest.h>
 

@@ -2,6 +2,7 @@
 // formats/nvfp4_encode.
 #include "device/cpu/cpu_device_impl.h"
 #include "formats/bf16.h"
+#include "formats/nvfp4_encode.h"
 
 #include <algorithm>
 #include <mutex>

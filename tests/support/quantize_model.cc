@@ -1,4 +1,4 @@
-#include "quantize/test_model.h"
+#include "tests/support/quantize_model.h"
 
 #include "base/cpu_features.h"
 #include "base/file.h"
