@@ -49,17 +49,31 @@ ReadCosts read_costs(const device::Device& device, const model::WeightSource& so
   return out;
 }
 
-EngineBench::EngineBench(runtime::ModelExecutor& executor, const formats::ModelConfig& config,
-                         const runtime::StepCapacity& capacity, const ReadCosts& costs)
+EngineBench::EngineBench(runtime::ModelExecutor& executor, device::Device& device,
+                         const formats::ModelConfig& config, const runtime::StepCapacity& capacity,
+                         const ReadCosts& costs)
     : executor_(executor),
+      device_(device),
       config_(config),
       capacity_(capacity),
       costs_(costs),
       step_(runtime::make_step(capacity)),
       routing_log_(static_cast<size_t>(config.num_hidden_layers * capacity.rows *
                                        config.num_experts_per_tok)),
-      results_(static_cast<size_t>(capacity.logit_rows)) {
-  executor_.set_routing_log(routing_log_.data());
+      results_(static_cast<size_t>(capacity.logit_rows)) {}
+
+Result<std::unique_ptr<EngineBench>> EngineBench::create(runtime::ModelExecutor& executor,
+                                                         device::Device& device,
+                                                         const formats::ModelConfig& config,
+                                                         const runtime::StepCapacity& capacity,
+                                                         const ReadCosts& costs) {
+  auto out =
+      std::unique_ptr<EngineBench>(new EngineBench(executor, device, config, capacity, costs));
+  NIBBLE_ASSIGN_OR_RETURN(
+      out->routing_memory_,
+      device.allocate(out->routing_log_.size() * sizeof(int32_t), "routing log"));
+  executor.set_routing_log(reinterpret_cast<int32_t*>(out->routing_memory_->data()));
+  return out;
 }
 
 EngineBench::~EngineBench() {
@@ -110,6 +124,8 @@ Result<void> EngineBench::step(int32_t tokens_per_sequence, device::SequenceKind
     if (!result.finite) return Error{ErrorCode::internal, "a logit is not finite: the run is void"};
   }
   if (tally != nullptr) {
+    device_.download(std::as_writable_bytes(std::span(routing_log_)), routing_memory_->data());
+    device_.synchronize();
     tally->seconds += seconds;
     count(static_cast<int64_t>(step_.token_ids.size()), wants_logits, *tally);
   }

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 namespace nibble::bench {
@@ -51,8 +52,12 @@ ReadCosts read_costs(const device::Device& device, const model::WeightSource& so
 
 class EngineBench {
  public:
-  EngineBench(runtime::ModelExecutor& executor, const formats::ModelConfig& config,
-              const runtime::StepCapacity& capacity, const ReadCosts& costs);
+  /// All are used and outlive the bench. Errors: exhausted.
+  static Result<std::unique_ptr<EngineBench>> create(runtime::ModelExecutor& executor,
+                                                     device::Device& device,
+                                                     const formats::ModelConfig& config,
+                                                     const runtime::StepCapacity& capacity,
+                                                     const ReadCosts& costs);
   ~EngineBench();
 
   /// Errors: internal when a logit is not finite; cancelled when `go_on` says no between steps.
@@ -60,6 +65,10 @@ class EngineBench {
                                const std::function<bool()>& go_on);
 
  private:
+  EngineBench(runtime::ModelExecutor& executor, device::Device& device,
+              const formats::ModelConfig& config, const runtime::StepCapacity& capacity,
+              const ReadCosts& costs);
+
   struct Sequence {
     std::vector<int32_t> pages;
     int32_t length = 0;
@@ -80,12 +89,14 @@ class EngineBench {
   void count(int64_t rows, bool wants_logits, Tally& tally) const;
 
   runtime::ModelExecutor& executor_;
+  device::Device& device_;
   const formats::ModelConfig& config_;
   const runtime::StepCapacity capacity_;
   const ReadCosts costs_;
   runtime::Step step_;
   std::vector<Sequence> sequences_;
-  std::vector<int32_t> routing_log_;
+  std::unique_ptr<device::Memory> routing_memory_;  // where the step logs it
+  std::vector<int32_t> routing_log_;  // the host's copy
   std::vector<device::SampleResult> results_;
   uint64_t seed_ = 0;
   uint64_t drawn_ = 0;

@@ -85,7 +85,7 @@ class Flags {
 void add_model_options(CLI::App& app, ModelOptions& options) {
   Flags flags(app);
   app.add_option("model", options.model, "Model directory")->required();
-  flags.choice("--device", options.device, {"auto", "cpu"}, "Where to run");
+  flags.option("--device", options.device, "Where to run: auto, cpu, cuda:N");
   flags.choice("--arithmetic", options.arithmetic, {"exact", "f32"},
                "exact: BF16 inputs, as served");
   flags.choice("--kv-cache-dtype", options.kv_cache_dtype, {"auto", "float32", "bf16", "fp8"},

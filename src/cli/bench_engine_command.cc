@@ -80,8 +80,11 @@ int run_bench_engine(const BenchEngineOptions& options) {
   auto session = ModelSession::open(options.model, needs);
   if (!session.ok()) return report_error(session.error());
   ModelSession& s = *session.value();
-  bench::EngineBench engine(s.executor(), s.config(), s.capacity(),
-                            bench::read_costs(s.device(), s.source(), s.kv_dtype()));
+  const auto made =
+      bench::EngineBench::create(s.executor(), s.device(), s.config(), s.capacity(),
+                                 bench::read_costs(s.device(), s.source(), s.kv_dtype()));
+  if (!made.ok()) return report_error(made.error());
+  bench::EngineBench& engine = *made.value();
 
   if (!options.json) {
     fmt::print("{} - {}, {} weights, KV {}\n", options.model.model, s.device().description(),

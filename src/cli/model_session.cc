@@ -5,6 +5,7 @@
 #include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "device/cpu/cpu_device.h"
+#include "device/cuda/cuda_device.h"
 #include "model/checkpoint_source.h"
 #include "model/dummy_source.h"
 #include "runtime/host_memory.h"
@@ -12,6 +13,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 
 namespace nibble::cli {
@@ -28,7 +30,20 @@ int32_t wish_or(int64_t wish, int32_t fallback) {
   return wish > 0 ? static_cast<int32_t>(std::min<int64_t>(wish, INT32_MAX)) : fallback;
 }
 
-Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options) {
+// "cuda" and "cuda:0" mean the first GPU.
+Result<int> cuda_ordinal(const std::string& device) {
+  const std::string number = device == "cuda" ? "0" : device.substr(device.find(':') + 1);
+  int ordinal = 0;
+  const auto [end, failure] =
+      std::from_chars(number.data(), number.data() + number.size(), ordinal);
+  if (failure != std::errc() || end != number.data() + number.size() || ordinal < 0) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("--device: found '{}', expected auto, cpu or cuda:N", device)};
+  }
+  return ordinal;
+}
+
+Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options, bool on_host) {
   runtime::MemoryWishes wishes;
   if (!options.memory.empty()) {
     NIBBLE_ASSIGN_OR_RETURN(const int64_t bytes, parse_bytes(options.memory));
@@ -36,8 +51,14 @@ Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options) {
     wishes.ceiling_source = "--memory";
     return wishes;
   }
-  NIBBLE_ASSIGN_OR_RETURN(const size_t available, runtime::available_memory_bytes());
-  wishes.ceiling_bytes = runtime::default_memory_ceiling(available);
+  if (on_host) {
+    NIBBLE_ASSIGN_OR_RETURN(const size_t available, runtime::available_memory_bytes());
+    wishes.ceiling_bytes = runtime::default_memory_ceiling(available);
+  } else {
+    const int ordinal = options.device == "auto" ? 0 : cuda_ordinal(options.device).value();
+    NIBBLE_ASSIGN_OR_RETURN(const device::CudaDeviceInfo info, device::cuda_device_info(ordinal));
+    wishes.ceiling_bytes = runtime::default_memory_ceiling(info.free_bytes);
+  }
   wishes.ceiling_source = "available memory less a tenth";
   return wishes;
 }
@@ -46,14 +67,20 @@ Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options) {
 
 Result<ComputeDevice> make_compute_device(const std::string& device, const std::string& arithmetic,
                                           int threads) {
-  (void)device;  // "auto" and "cpu" both mean the CPU in this build
   NIBBLE_ASSIGN_OR_RETURN(const IsaLevel level, select_isa_level(environment("NIBBLE_FORCE_ISA")));
   const std::vector<int> cores = usable_physical_cores();
+  const Arithmetic kind = arithmetic == "f32" ? Arithmetic::f32 : Arithmetic::exact;
   ComputeDevice out;
   out.pool =
       std::make_unique<ThreadPool>(threads > 0 ? threads : static_cast<int>(cores.size()), cores);
-  out.device = device::make_cpu_device(arithmetic == "f32" ? Arithmetic::f32 : Arithmetic::exact,
-                                       level, *out.pool);
+  if (device.starts_with("cuda")) {
+    NIBBLE_ASSIGN_OR_RETURN(const int ordinal, cuda_ordinal(device));
+    NIBBLE_ASSIGN_OR_RETURN(out.device, device::make_cuda_device(kind, ordinal));
+  } else if (device == "auto" && kind == Arithmetic::exact && device::cuda_device_info(0).ok()) {
+    NIBBLE_ASSIGN_OR_RETURN(out.device, device::make_cuda_device(kind, 0));
+  } else {
+    out.device = device::make_cpu_device(kind, level, *out.pool);
+  }
   return out;
 }
 
@@ -104,7 +131,8 @@ Result<void> ModelSession::plan(const ModelOptions& options, const SessionNeeds&
   const runtime::MemoryNeeds sizes =
       runtime::memory_needs(*device_, *source_, capacity_, kv_dtype_);
   packed_weight_bytes_ = sizes.weight_bytes;
-  NIBBLE_ASSIGN_OR_RETURN(runtime::MemoryWishes wishes, memory_wishes(options));
+  NIBBLE_ASSIGN_OR_RETURN(runtime::MemoryWishes wishes,
+                          memory_wishes(options, device_->shares_host_memory()));
   wishes.max_num_seqs = limits_.max_num_seqs;
   wishes.max_model_len = context;
   NIBBLE_ASSIGN_OR_RETURN(plan_, runtime::plan_memory(sizes, wishes));

@@ -11,7 +11,7 @@ namespace nibble::cli {
 /// How to load and run a model; shared by every command that runs one.
 struct ModelOptions {
   std::string model;  // a directory
-  std::string device = "auto";  // auto, cpu
+  std::string device = "auto";  // auto, cpu, cuda:N
   std::string arithmetic = "exact";  // exact, f32
   std::string kv_cache_dtype = "auto";  // auto, float32, bf16, fp8
   std::string load_format = "auto";  // auto, dummy: random weights from config.json alone

@@ -63,7 +63,9 @@ Result<std::vector<ScoredSequence>> window_sequences(const tokenizer::Tokenizer&
 }
 
 Result<std::vector<ScoredSequence>> make_sequences(const PerplexityOptions& options) {
-  NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(options.data));
+  const Result<std::string> read = read_file(options.data);
+  if (!read.ok()) return Error{ErrorCode::invalid_argument, "--data: " + read.error().message};
+  const std::string& text = read.value();
   NIBBLE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(options.model.model));
   auto sequences = options.mode == "llama" ? window_sequences(tokenizer, text, options.context)
                                            : document_sequences(tokenizer, text);

@@ -134,7 +134,7 @@ size_t CpuDevice::workspace_bytes(const WorkspaceSpec& spec) const {
   const Sizes sizes = sizes_for(spec);
   const auto workers = static_cast<size_t>(pool_.num_threads());
   return sizes.workspace + workers * sizes.worker_scratch + sizes.packed_rows +
-         CpuSampler::bytes(spec.vocab_size, pool_.num_threads());
+         HostSampler::bytes(spec.vocab_size, pool_.num_threads());
 }
 
 Result<void> CpuDevice::set_workspace(const WorkspaceSpec& spec) {
@@ -147,7 +147,7 @@ Result<void> CpuDevice::set_workspace(const WorkspaceSpec& spec) {
   packed_rows_ = AlignedBytes(sizes.packed_rows);
   routed_plan_ = cpu::MoePlan(routed_shape(spec));
   shared_plan_ = cpu::MoePlan(shared_shape(spec));
-  sampler_ = std::make_unique<CpuSampler>(spec.vocab_size, pool_.num_threads());
+  sampler_ = std::make_unique<HostSampler>(spec.vocab_size, pool_.num_threads());
   const auto rows = static_cast<size_t>(spec.max_rows);
   item_ends_.reserve(rows);
   saves_.reserve(rows);

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "device/cpu/cpu_device.h"
-#include "device/cpu/cpu_sampler.h"
+#include "device/host_sampler.h"
 #include "kernels/cpu/linear/linear_plan.h"
 #include "kernels/cpu/moe/moe_plan.h"
 #include "kernels/cpu/operation_table.h"
@@ -112,7 +112,7 @@ class CpuDevice final : public Device {
   const cpu::MoeKernels& moe_kernels_;
   cpu::MoePlan routed_plan_;
   cpu::MoePlan shared_plan_;
-  std::unique_ptr<CpuSampler> sampler_;
+  std::unique_ptr<HostSampler> sampler_;
   AlignedBytes workspace_memory_;
   AlignedBytes scratch_;
   size_t worker_scratch_bytes_ = 0;

@@ -14,6 +14,8 @@ namespace {
 /// Stored weight bytes that are packed at once.
 constexpr size_t kRawWeightBytes = size_t{32} << 20;
 constexpr size_t kDequantizedBytes = size_t{64} << 20;
+/// Rows of the widest fused input projection: qkv, z, b and a of a DeltaNet layer.
+constexpr int64_t kMaxProjectionRows = 12352;
 
 class CudaMemory : public Memory {
  public:
@@ -123,6 +125,7 @@ Result<void> CudaDevice::open() {
   if (status != cudaSuccess) return cuda_error(status, "opening " + info_.name);
   NIBBLE_RETURN_IF_ERROR(ring_.open());
   NIBBLE_RETURN_IF_ERROR(gemm_.open());
+  cuda::prepare_decode();
   NIBBLE_ASSIGN_OR_RETURN(raw_weights_, zeroed(kRawWeightBytes, "weights being loaded"));
   return {};
 }
@@ -172,6 +175,16 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(scratch->forced, pairs);
   take_table(pieces, scratch->routed, pairs, static_cast<int32_t>(spec.num_experts));
   take_table(pieces, scratch->shared, rows, 1);
+  constexpr int64_t kRows = cuda::kMaxMmaRows, kPairs = kRows * (cuda::kRouted + 1);
+  pieces.take(scratch->projection, kRows * kMaxProjectionRows);
+  pieces.take(scratch->gated, kRows * cuda::kMixer);
+  pieces.take(scratch->squares, kRows * 128);
+  pieces.take(scratch->x, kRows * cuda::kMixer * 2);
+  pieces.take(scratch->act, kPairs * cuda::kInner * 2);
+  pieces.take(scratch->slot_outputs, kPairs * cuda::kHidden);
+  pieces.take(scratch->router_logits, kRows * cuda::kLogitStride);
+  pieces.take(scratch->slot_weights, kPairs);
+  take_table(pieces, scratch->decode, kPairs, cuda::kExperts + 1);
   return pieces.used();
 }
 

@@ -5,17 +5,19 @@
 // cuda_blocks.cc: fused blocks and captured steps.
 #pragma once
 
-#include "device/cpu/cpu_sampler.h"
+#include "device/host_sampler.h"
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/gemm.h"
 #include "device/cuda/handles.h"
 #include "device/cuda/upload_ring.h"
 #include "kernels/cuda/args.h"
+#include "kernels/cuda/decode.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/moe.h"
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -64,6 +66,8 @@ class CudaDevice final : public Device {
                        Accumulate accumulate) override;
   void moe_block(const StepPlan& plan, const MoeWeights& weights, ConstTensorView residual,
                  TensorView out, Accumulate accumulate) override;
+  void head(const StepPlan& plan, const HeadWeights& weights, ConstTensorView hidden,
+            TensorView normed_out, int64_t first, TensorView logits) override;
 
   void rms_norm(ConstTensorView x, const float* weight, TensorView out) override;
   void linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
@@ -108,6 +112,16 @@ class CudaDevice final : public Device {
     float* rope_frequencies = nullptr;
     int32_t* forced = nullptr;
     cuda::RoutingTable routed, shared;
+    // Fused decode steps: up to cuda::kMaxMmaRows rows.
+    float* projection = nullptr;  // [rows][12352]
+    float* gated = nullptr;  // [rows][4096]
+    float* squares = nullptr;  // [rows][32][4]
+    std::byte* x = nullptr;  // bf16 [rows][4096]
+    std::byte* act = nullptr;  // bf16 [rows * 9][512]
+    float* slot_outputs = nullptr;  // [rows * 9][2048]
+    float* router_logits = nullptr;  // [rows][272]
+    float* slot_weights = nullptr;  // [rows * 9]
+    cuda::RoutingTable decode;
   };
   size_t layout_scratch(const WorkspaceSpec& spec, std::byte* base, Scratch* scratch) const;
   const cuda::RoutingTable& table_of(ConstTensorView experts) const {
@@ -117,6 +131,15 @@ class CudaDevice final : public Device {
   void gemm(const cuda::LinearArgs& args);
   void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination);
   bool wants_grouped(const cuda::MoeArgs& gate_up) const;
+  /// Whether the fused decode kernels serve this step.
+  bool is_decode(const StepPlan& plan) const;
+  void project_in(const StepPlan& plan, std::span<const PackedLinear* const> weights,
+                  const float* norm_weight, ConstTensorView residual);
+  void project_out(const StepPlan& plan, const PackedLinear& weight, const StateLayer* state,
+                   TensorView out);
+  cuda::WindowArgs window_of(const StepPlan& plan, const StateLayer* state) const;
+  void fused_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
+  void fused_experts_rows(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
 
   int ordinal_;
   CudaDeviceInfo info_;
@@ -135,11 +158,15 @@ class CudaDevice final : public Device {
   PinnedBytes sampled_;  // SampleResult[max_rows]
   PendingSample pending_;
   std::unique_ptr<ThreadPool> sample_pool_;
-  std::unique_ptr<CpuSampler> host_sampler_;
+  std::unique_ptr<HostSampler> host_sampler_;
   std::vector<float> host_logits_;
 
   using StepKey = std::tuple<const void*, const void*, int32_t, int32_t, int32_t>;
   std::map<StepKey, CudaGraphExec> graphs_;
+  /// The input projection that runs after an expert block, by the block's router: learned from the first
+  /// step, so that decode can pull it into L2 early.
+  std::map<const void*, const void*> next_projection_;
+  const void* last_router_ = nullptr;
 };
 
 /// Kernel-side name of a buffer's element type.

@@ -3,6 +3,7 @@
 // Quantization runs on the host: the matrices come from there and go back there.
 #include "device/cuda/cuda_device_impl.h"
 #include "formats/bf16.h"
+#include "formats/nvfp4_encode.h"
 
 #include <algorithm>
 #include <cmath>

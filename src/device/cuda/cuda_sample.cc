@@ -43,7 +43,7 @@ void CudaDevice::sample(const SamplePlan& plan, ConstTensorView logits, SampleRe
   }
   if (host_sampler_ == nullptr) {
     sample_pool_ = std::make_unique<ThreadPool>(kSampleThreads, std::vector<int>());
-    host_sampler_ = std::make_unique<CpuSampler>(vocab, kSampleThreads);
+    host_sampler_ = std::make_unique<HostSampler>(vocab, kSampleThreads);
   }
   host_logits_.resize(static_cast<size_t>(logits.shape().elements()));
   download(std::as_writable_bytes(std::span(host_logits_)), logits.data());

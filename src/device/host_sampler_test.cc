@@ -2,7 +2,7 @@
 // distribution it must have.
 //
 // Vocabularies are no multiples of the block of 64. Seeds are fixed, so results are, too.
-#include "device/cpu/cpu_sampler.h"
+#include "device/host_sampler.h"
 
 #include "base/rng.h"
 #include "base/thread_pool.h"
@@ -306,7 +306,7 @@ TEST(RowSampler, LogprobsRanksAndTopAreThoseOfTheRawLogits) {
   }
 }
 
-TEST(CpuSampler, RowsDoNotDependOnBatchOrThreads) {
+TEST(HostSampler, RowsDoNotDependOnBatchOrThreads) {
   constexpr int64_t kVocab = 5000;
   constexpr int kRows = 9;
   std::vector<float> logits;
@@ -328,7 +328,7 @@ TEST(CpuSampler, RowsDoNotDependOnBatchOrThreads) {
   plan.rows = rows.data();
   plan.vocab_limit = kVocab;
   ThreadPool pool(3, {});
-  CpuSampler sampler(kVocab, 3);
+  HostSampler sampler(kVocab, 3);
   SampleResult together[kRows];
   sampler.run(plan, view, together, pool);
 

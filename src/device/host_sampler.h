@@ -70,10 +70,10 @@ class RowSampler {
   std::vector<Candidate> reordered_;
 };
 
-class CpuSampler {
+class HostSampler {
  public:
   /// num_workers: threads of the pool that run() will be given.
-  CpuSampler(int64_t vocab_size, int num_workers);
+  HostSampler(int64_t vocab_size, int num_workers);
   static size_t bytes(int64_t vocab_size, int num_workers);
 
   /// logits: [rows][vocab_size] f32 on the host; results: [plan.num_rows]. One caller at a time.

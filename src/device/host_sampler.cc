@@ -1,4 +1,4 @@
-#include "device/cpu/cpu_sampler.h"
+#include "device/host_sampler.h"
 
 #include "base/check.h"
 #include "base/rng.h"
@@ -399,16 +399,16 @@ void RowSampler::add_top(const float* logits, int32_t count, double log_sum, Sam
   }
 }
 
-CpuSampler::CpuSampler(int64_t vocab_size, int num_workers) : vocab_size_(vocab_size) {
+HostSampler::HostSampler(int64_t vocab_size, int num_workers) : vocab_size_(vocab_size) {
   workers_.reserve(static_cast<size_t>(num_workers));
   for (int i = 0; i < num_workers; ++i) workers_.emplace_back(vocab_size);
 }
 
-size_t CpuSampler::bytes(int64_t vocab_size, int num_workers) {
+size_t HostSampler::bytes(int64_t vocab_size, int num_workers) {
   return RowSampler::scratch_bytes(vocab_size) * static_cast<size_t>(num_workers);
 }
 
-void CpuSampler::run(const SamplePlan& plan, ConstTensorView logits, SampleResult* results,
+void HostSampler::run(const SamplePlan& plan, ConstTensorView logits, SampleResult* results,
                      ThreadPool& pool) {
   NIBBLE_CHECK(logits.dtype() == DType::f32 && logits.row_elements() == vocab_size_,
                "logits are [rows][vocab_size] f32", logits.row_elements(), vocab_size_);
