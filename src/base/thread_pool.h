@@ -48,16 +48,21 @@ class ThreadPool {
  private:
   void worker_loop(int worker);
   void run_tasks(int worker);
+  bool claim(int64_t& task);
 
   std::vector<std::thread> threads_;
+  // Tasks not yet claimed, and the number of the loop they belong to above: (loop << 32) +
+  // unclaimed. A task is claimed by a compare-and-swap of both, so a worker that slept through a
+  // loop cannot touch the next one by mistake, and the caller need not wait for workers that never
+  // came.
+  std::atomic<uint64_t> tickets_{0};
+  std::atomic<int64_t> completed_{0};
+  const TaskRef* task_ = nullptr;  // stable while an unfinished task of the loop exists
+  int64_t count_ = 0;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
-  const TaskRef* task_ = nullptr;
-  int64_t count_ = 0;
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> running_{0};
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<bool> stop_{false};
 };
 
 }  // namespace nibble
