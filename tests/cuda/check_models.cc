@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "device/cpu/cpu_device.h"
 #include "formats/hf_config.h"
 #include "model/dummy_source.h"
 #include "tests/support/model_harness.h"
@@ -23,6 +24,9 @@ using device::SequenceKind;
 using test::ModelHarness;
 
 constexpr double kKldLimit = 2e-5;  // issue 6: mean, heldout_generated
+// Few rows: one router tie that falls the other way moves the mean. Two levels of the CPU device differ so
+// too; the GPU may differ by this factor more than they do.
+constexpr double kOverYardstick = 4;
 constexpr double kTopLimit = 0.01;  // positions whose top token differs
 constexpr double kDummyL2Limit = 0.03;  // issue 6: median over rows, random weights
 constexpr int32_t kTextTokens = 1536, kChunk = 256, kDecoded = 96;
@@ -81,6 +85,12 @@ void judge(golden::Report& report, const std::string& name, double found, double
 ModelHarness::DeviceFactory cpu_factory() {
   return [](ThreadPool& pool) { return open_cpu(Arithmetic::exact, pool); };
 }
+/// Plain C++: another order of sums, the same roundings.
+ModelHarness::DeviceFactory yardstick_factory() {
+  return [](ThreadPool& pool) {
+    return device::make_cpu_device(Arithmetic::exact, IsaLevel::scalar, pool);
+  };
+}
 ModelHarness::DeviceFactory gpu_factory() {
   return [](ThreadPool&) { return open_gpu(Arithmetic::exact); };
 }
@@ -111,33 +121,33 @@ std::vector<float> decode_together(ModelHarness& model, const std::vector<int32_
   return logits;
 }
 
-struct Pair {
-  std::unique_ptr<ModelHarness> cpu, gpu;
+struct Models {
+  std::unique_ptr<ModelHarness> cpu, gpu, yardstick;  // yardstick: null with dummy weights
 };
 
-void compare_all(Pair& pair, const std::vector<int32_t>& tokens, int32_t chunk, bool is_dummy,
+void compare_all(Models& models, const std::vector<int32_t>& tokens, int32_t chunk, bool is_dummy,
                  const std::string& name, golden::Report& report) {
-  const auto vocab = static_cast<size_t>(pair.cpu->config().vocab_size);
-  const auto check = [&](const std::string& what, const std::vector<float>& wanted,
-                         const std::vector<float>& got) {
-    const Agreement a = compare(wanted, got, vocab);
+  const auto vocab = static_cast<size_t>(models.cpu->config().vocab_size);
+  const auto check = [&](const std::string& what, const auto& logits_of) {
+    const std::vector<float> wanted = logits_of(*models.cpu);
+    const Agreement a = compare(wanted, logits_of(*models.gpu), vocab);
     if (!is_dummy) {
-      judge(report, name + " " + what + " mean KLD", a.mean_kld, kKldLimit);
-      judge(report, name + " " + what + " top token differs", a.top_differs, kTopLimit);
+      const Agreement other = compare(wanted, logits_of(*models.yardstick), vocab);
+      judge(report, name + " " + what + " mean KLD", a.mean_kld,
+            std::max(kKldLimit, kOverYardstick * other.mean_kld));
+      judge(report, name + " " + what + " top token differs", a.top_differs,
+            std::max(kTopLimit, other.top_differs));
     }
     judge(report, name + " " + what + " median logits L2", a.median_l2, kDummyL2Limit);
   };
-  check("prefill", pair.cpu->prefill(0, tokens, chunk), pair.gpu->prefill(0, tokens, chunk));
+  check("prefill", [&](ModelHarness& model) { return model.prefill(0, tokens, chunk); });
   const std::vector<int32_t> more(tokens.begin(), tokens.begin() + kDecoded);
-  check("decode of 1", decode(*pair.cpu, 0, more), decode(*pair.gpu, 0, more));
+  check("decode of 1", [&](ModelHarness& model) { return decode(model, 0, more); });
   for (const int32_t sequences : {5, 12}) {
-    for (ModelHarness* model : {pair.cpu.get(), pair.gpu.get()}) {
-      for (int32_t s = 0; s < sequences; ++s) model->reset(s);
-    }
-    const int32_t steps = kDecoded / sequences;
-    check("decode of " + std::to_string(sequences),
-          decode_together(*pair.cpu, tokens, sequences, steps),
-          decode_together(*pair.gpu, tokens, sequences, steps));
+    check("decode of " + std::to_string(sequences), [&](ModelHarness& model) {
+      for (int32_t s = 0; s < sequences; ++s) model.reset(s);
+      return decode_together(model, tokens, sequences, kDecoded / sequences);
+    });
   }
 }
 
@@ -159,9 +169,10 @@ void check_text(const std::string& model, const std::string& text, const std::st
     options.max_sequences = 12;
     auto cpu = ModelHarness::open(model, cpu_factory(), cpu_threads(), options);
     auto gpu = ModelHarness::open(model, gpu_factory(), 1, options);
-    NIBBLE_CHECK(cpu.ok() && gpu.ok(), "opening", model);
-    Pair pair{std::move(cpu).value(), std::move(gpu).value()};
-    compare_all(pair, tokens, kChunk, false, name + " " + dtype_name(kv), report);
+    auto yardstick = ModelHarness::open(model, yardstick_factory(), cpu_threads(), options);
+    NIBBLE_CHECK(cpu.ok() && gpu.ok() && yardstick.ok(), "opening", model);
+    Models models{std::move(cpu).value(), std::move(gpu).value(), std::move(yardstick).value()};
+    compare_all(models, tokens, kChunk, false, name + " " + dtype_name(kv), report);
   }
 }
 
@@ -182,8 +193,8 @@ void check_dummy(const std::string& folder, golden::Report& report) {
   auto cpu = ModelHarness::open(source(), cpu_factory(), cpu_threads(), options);
   auto gpu = ModelHarness::open(source(), gpu_factory(), 1, options);
   NIBBLE_CHECK(cpu.ok() && gpu.ok(), "opening", folder);
-  Pair pair{std::move(cpu).value(), std::move(gpu).value()};
-  compare_all(pair, tokens, 448, true, "cuda.dummy " + folder.substr(folder.rfind('/') + 1), report);
+  Models models{std::move(cpu).value(), std::move(gpu).value(), nullptr};
+  compare_all(models, tokens, 448, true, "cuda.dummy " + folder.substr(folder.rfind('/') + 1), report);
 }
 
 }  // namespace nibble::check

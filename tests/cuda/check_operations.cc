@@ -163,6 +163,11 @@ device::WorkspaceSpec spec_35b(int64_t rows) {
   return spec;
 }
 
+void set_workspace(Device& device, const device::WorkspaceSpec& spec) {
+  const Result<void> set = device.set_workspace(spec);
+  NIBBLE_CHECK(set.ok(), "workspace", set.ok() ? "" : set.error().message);
+}
+
 // ---------------------------------------------------------------- dense products
 
 struct LinearCase {
@@ -206,6 +211,11 @@ void check_moe(Device& gpu, Device& cpu, WeightFormat format, int64_t hidden, in
                int64_t rows, golden::Report& report) {
   constexpr int64_t kExperts = 64, kChosen = 8;
   Rng rng(static_cast<uint64_t>(hidden + inner * 3 + rows * 17));
+  device::WorkspaceSpec spec = spec_35b(512);
+  spec.hidden_size = hidden;
+  spec.moe_intermediate_size = spec.shared_intermediate_size = inner;
+  set_workspace(gpu, spec);
+  set_workspace(cpu, spec);
   std::vector<OwnedWeight> gates, ups, downs;
   for (int64_t e = 0; e < kExperts; ++e) {
     gates.push_back(random_weight(format, inner, hidden, rng));
@@ -446,10 +456,8 @@ void check_operations(golden::Report& report) {
     const bool exact = arithmetic == Arithmetic::exact;
     const std::unique_ptr<Device> gpu = open_gpu(arithmetic), cpu = open_cpu(arithmetic, pool);
     if (exact) std::printf("%s\n", gpu->description().c_str());
-    for (Device* device : {gpu.get(), cpu.get()}) {
-      const Result<void> set = device->set_workspace(spec_35b(512));
-      NIBBLE_CHECK(set.ok(), "workspace", set.ok() ? "" : set.error().message);
-    }
+    set_workspace(*gpu, spec_35b(512));
+    set_workspace(*cpu, spec_35b(512));
     const std::vector<int64_t> row_counts =
         exact ? std::vector<int64_t>{1, 3, 8, 9, 17, 32, 33, 65} : std::vector<int64_t>{1, 5};
     for (const int64_t m : row_counts) {
@@ -471,6 +479,8 @@ void check_operations(golden::Report& report) {
       check_moe(*gpu, *cpu, WeightFormat::fp8, 256, 64, rows, report);
     }
     if (exact) check_moe(*gpu, *cpu, WeightFormat::nvfp4, 2048, 512, 300, report);
+    set_workspace(*gpu, spec_35b(512));
+    set_workspace(*cpu, spec_35b(512));
     for (const SequenceCase& c : sequence_cases()) {
       for (const DType kv : {DType::f32, DType::bf16, DType::f8_e4m3}) {
         check_attention(*gpu, *cpu, c, kv, report);

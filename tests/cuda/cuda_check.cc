@@ -38,6 +38,7 @@ golden::DeviceOf gpu_device_of() {
 }
 
 int run(int count, char** words) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a crash must not swallow what was found
   golden::Report report;
   for (int i = 1; i < count; ++i) {
     const std::string part = words[i];

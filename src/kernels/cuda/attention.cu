@@ -159,7 +159,7 @@ size_t attention_scratch_floats(int64_t max_rows, int32_t num_heads, int32_t hea
   const int64_t rows = max_rows < kTargetBlocks ? max_rows : kTargetBlocks;
   const int64_t ranges = rows * 64 < kTargetBlocks ? rows * 64 : kTargetBlocks;
   return static_cast<size_t>(ranges) * static_cast<size_t>(num_heads) *
-         static_cast<size_t>(head_dim + 2);
+         static_cast<size_t>(head_dim + 4);  // decode_attention.cu pads to 16 bytes
 }
 
 void kv_store(const KvStoreArgs& args, Stream stream) {

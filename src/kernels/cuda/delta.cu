@@ -3,7 +3,7 @@
 // One scan serves decode, verify and prefill rows: the state of (head, 8 value columns) stays in one
 // warp's registers while tokens go by, so the bits do not depend on how a prompt is cut into steps.
 // Legend: dk, dv key and value head size; the state is [dk][dv] f32.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/delta_step.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -134,13 +134,12 @@ __global__ void delta_generic_kernel(GatedDeltaArgs args) {
 
 // ---------------------------------------------------------------- delta rule, 128 x 128
 
-constexpr int kHead = 128, kColumnsPerWarp = 8, kScanWarps = 4, kChunk = 16;
-constexpr int kColumnsPerBlock = kColumnsPerWarp * kScanWarps;
+constexpr int kHead = kDeltaHead, kChunk = 16, kScanWarps = kDeltaWarps;
 constexpr int kTokensPerWarp = kChunk / kScanWarps;
 
 /// A chunk of tokens as the scan reads it: k and q normed, q scaled by 1 / sqrt(dk).
 struct ScanChunk {
-  float k[kChunk][kHead], q[kChunk][kHead], v[kChunk][kColumnsPerBlock];
+  float k[kChunk][kHead], q[kChunk][kHead], v[kChunk][kDeltaColumnsPerBlock];
   float decay[kChunk], beta[kChunk], kq[kChunk];
 };
 
@@ -171,7 +170,7 @@ __device__ __forceinline__ void scan_load(const GatedDeltaArgs& args, const Sequ
     const float* x = args.qkv + row * width;
     loads.q[i] = *reinterpret_cast<const float4*>(x + key_head * kHead + lane * 4);
     loads.k[i] = *reinterpret_cast<const float4*>(x + keys + key_head * kHead + lane * 4);
-    loads.v[i] = x[2 * keys + head * kHead + blockIdx.x * kColumnsPerBlock + lane];
+    loads.v[i] = x[2 * keys + head * kHead + blockIdx.x * kDeltaColumnsPerBlock + lane];
     loads.g[i] = args.g[row * args.num_value_heads + head];
     loads.beta[i] = args.beta[row * args.num_value_heads + head];
   }
@@ -183,7 +182,7 @@ __device__ __forceinline__ void scan_prepare(const ScanLoads& loads, int tokens,
   for (int i = 0; i < kTokensPerWarp; ++i) {
     const int t = warp * kTokensPerWarp + i;
     if (t >= tokens) break;
-    const float q_factor = rsqrtf(warp_sum(square_sum(loads.q[i])) + 1e-6f) * 0.08838834764831845f;
+    const float q_factor = rsqrtf(warp_sum(square_sum(loads.q[i])) + 1e-6f) * kQueryScale;
     const float k_factor = rsqrtf(warp_sum(square_sum(loads.k[i])) + 1e-6f);
     const float4 q = times(loads.q[i], q_factor), k = times(loads.k[i], k_factor);
     const float kq = warp_sum(q.x * k.x + q.y * k.y + q.z * k.z + q.w * k.w);
@@ -198,92 +197,23 @@ __device__ __forceinline__ void scan_prepare(const ScanLoads& loads, int tokens,
   }
 }
 
-/// Lane = (8 keys kg * 8 .. + 7, 4 value columns half * 4 .. + 3) with half = lane & 1, kg = lane >> 1.
-struct ScanState {
-  float s[8][4];
-};
-
-/// One token: advances the state, returns this lane's output (valid in lanes 16 .. 31 of column
-/// `column`).
-__device__ __forceinline__ float scan_token(const ScanChunk& chunk, int t, int column_in_block,
-                                            ScanState& state) {
-  const int lane = threadIdx.x % 32, kg = lane >> 1;
-  float k[8], q[8];
-  *reinterpret_cast<float4*>(k) = *reinterpret_cast<const float4*>(&chunk.k[t][kg * 8]);
-  *reinterpret_cast<float4*>(k + 4) = *reinterpret_cast<const float4*>(&chunk.k[t][kg * 8 + 4]);
-  *reinterpret_cast<float4*>(q) = *reinterpret_cast<const float4*>(&chunk.q[t][kg * 8]);
-  *reinterpret_cast<float4*>(q + 4) = *reinterpret_cast<const float4*>(&chunk.q[t][kg * 8 + 4]);
-  float sk[4] = {}, sq[4] = {};
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      sk[j] = fmaf(state.s[i][j], k[i], sk[j]);
-      sq[j] = fmaf(state.s[i][j], q[i], sq[j]);
-    }
-  }
-  // Eight sums over the 16 key groups by exchanging halves: lane bit 4 picks sk or sq, bits 3 and 2
-  // the column.
-  const bool b4 = lane & 16, b3 = lane & 8, b2 = lane & 4;
-  float r[4], two[2];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    r[j] = (b4 ? sq[j] : sk[j]) + __shfl_xor_sync(~0u, b4 ? sk[j] : sq[j], 16);
-  }
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    two[j] = (b3 ? r[j + 2] : r[j]) + __shfl_xor_sync(~0u, b3 ? r[j] : r[j + 2], 8);
-  }
-  float x = (b2 ? two[1] : two[0]) + __shfl_xor_sync(~0u, b2 ? two[0] : two[1], 4);
-  x += __shfl_xor_sync(~0u, x, 2);
-  const float decay = chunk.decay[t];
-  const float mine = (chunk.v[t][column_in_block] - decay * x) * chunk.beta[t];  // if bit 4 is 0
-  float d[4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    d[j] = __shfl_sync(~0u, mine, ((j >> 1) << 3) | ((j & 1) << 2) | (lane & 1));
-  }
-  const float d_of_column = __shfl_xor_sync(~0u, mine, 16);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) state.s[i][j] = fmaf(k[i], d[j], decay * state.s[i][j]);
-  }
-  return decay * x + chunk.kq[t] * d_of_column;
-}
-
 /// grid = (dv / 32, value heads, sequences).
 __global__ void __launch_bounds__(kScanWarps * 32) delta_scan_kernel(GatedDeltaArgs args) {
   __shared__ ScanChunk chunks[2];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y;
-  const int kg = lane >> 1, half = lane & 1;
+  const int head = blockIdx.y;
   grid_wait();
   grid_release();
   const Sequence s = args.step.sequence[blockIdx.z];
-  const int64_t place = int64_t(head) * kHead * kHead + blockIdx.x * kColumnsPerBlock +
-                        warp * kColumnsPerWarp + half * 4 + int64_t(kg) * 8 * kHead;
+  const int64_t place = int64_t(head) * kHead * kHead + delta_place(blockIdx.x);
   auto slot = [&](int32_t n) { return args.state + n * args.state_stride + place; };
   ScanLoads loads;
   scan_load(args, s, head, 0, loads);
-  ScanState state = {};
-  if (s.read_slot >= 0) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      *reinterpret_cast<float4*>(state.s[i]) =
-          *reinterpret_cast<const float4*>(slot(s.read_slot) + i * kHead);
-    }
-  }
-  auto write = [&](float* to) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      *reinterpret_cast<float4*>(to + i * kHead) = *reinterpret_cast<const float4*>(state.s[i]);
-    }
-  };
-  const int column =
-      warp * kColumnsPerWarp + half * 4 + ((lane & 8) ? 2 : 0) + ((lane & 4) ? 1 : 0);
-  const bool writes = (lane & 16) && !(lane & 2);
+  DeltaState state = {};
+  if (s.read_slot >= 0) state.load(slot(s.read_slot));
+  const int column = delta_column();
+  const bool writes = delta_writes();
   float* core = args.core + (int64_t(s.first_row) * args.num_value_heads + head) * kHead +
-                blockIdx.x * kColumnsPerBlock + column;
+                blockIdx.x * kDeltaColumnsPerBlock + column;
   const int64_t core_stride = int64_t(args.num_value_heads) * kHead;
   const int start = s.kv_len - s.q_len;
   scan_prepare(loads, min(kChunk, s.q_len), chunks[0]);
@@ -295,14 +225,16 @@ __global__ void __launch_bounds__(kScanWarps * 32) delta_scan_kernel(GatedDeltaA
     const ScanChunk& chunk = chunks[n & 1];
 #pragma unroll 1
     for (int t = 0; t < tokens; ++t) {
-      const float out = scan_token(chunk, t, column, state);
+      const float out = delta_step({chunk.k[t], chunk.q[t], chunk.v[t][column], chunk.decay[t],
+                                    chunk.beta[t], chunk.kq[t]},
+                                   state);
       if (writes) core[(first + t) * core_stride] = out;
       const int reached = start + first + t + 1;
       if (args.step.saves > 0 && reached % 64 == 0) {
         for (int i = 0; i < args.step.saves; ++i) {
           const StateSave save = args.step.save[i];
           if (save.sequence == int(blockIdx.z) && save.num_tokens == reached) {
-            write(slot(save.slot));
+            state.store(slot(save.slot));
           }
         }
       }
@@ -312,7 +244,7 @@ __global__ void __launch_bounds__(kScanWarps * 32) delta_scan_kernel(GatedDeltaA
       __syncthreads();
     }
   }
-  write(slot(s.write_slot));
+  state.store(slot(s.write_slot));
 }
 
 }  // namespace
@@ -329,7 +261,7 @@ void short_conv(const ShortConvArgs& args, Stream stream) {
 
 void gated_delta(const GatedDeltaArgs& args, Stream stream) {
   if (args.key_head_dim == kHead && args.value_head_dim == kHead) {
-    const dim3 grid(kHead / kColumnsPerBlock, unsigned(args.num_value_heads),
+    const dim3 grid(kHead / kDeltaColumnsPerBlock, unsigned(args.num_value_heads),
                     unsigned(args.step.sequences));
     launch("delta_scan", delta_scan_kernel, grid, kScanWarps * 32, 0, stream, false, args);
     return;

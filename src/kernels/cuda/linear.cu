@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_units_kernel(LinearArgs
 }
 
 template <int kGroups>
-void launch_mma(const LinearArgs& args, Stream stream) {
+void launch_mma(const LinearArgs& args, Stream stream, bool chained) {
   const int64_t pieces = (args.weight.k + kUnitK - 1) / kUnitK;
   const int warps = static_cast<int>(pieces < kMaxWarps ? pieces : kMaxWarps);
   const size_t bytes = sizeof(float) * size_t(warps) * 16 * 8 * kGroups;
@@ -201,7 +201,7 @@ void launch_mma(const LinearArgs& args, Stream stream) {
   auto* kernel = args.weight.format == Format::bf16  ? linear_mma_kernel<Format::bf16, kGroups>
                  : args.weight.format == Format::fp8 ? linear_mma_kernel<Format::fp8, kGroups>
                                                      : linear_units_kernel<kGroups>;
-  launch("linear_mma", kernel, grid, warps * 32, bytes, stream, false, args);
+  launch("linear_mma", kernel, grid, warps * 32, bytes, stream, chained, args);
 }
 
 // ---------------------------------------------------------------- dequantize and pack
@@ -293,10 +293,10 @@ bool can_linear_mma(const LinearArgs& args) {
          (w.format != Format::nvfp4 || has_units(w.n, w.k));
 }
 
-void linear_mma(const LinearArgs& args, Stream stream) {
-  if (args.m <= 8) return launch_mma<1>(args, stream);
-  if (args.m <= 16) return launch_mma<2>(args, stream);
-  launch_mma<4>(args, stream);
+void linear_mma(const LinearArgs& args, Stream stream, bool chained) {
+  if (args.m <= 8) return launch_mma<1>(args, stream, chained);
+  if (args.m <= 16) return launch_mma<2>(args, stream, chained);
+  launch_mma<4>(args, stream, chained);
 }
 
 void dequantize(const Weight& weight, int64_t first, int64_t count, void* out, Stream stream) {

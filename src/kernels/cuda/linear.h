@@ -35,7 +35,8 @@ void linear_generic(const LinearArgs& args, Stream stream);
 inline constexpr int64_t kMaxMmaRows = 32;
 /// BF16 rows, m <= kMaxMmaRows, k % 32 == 0, NVFP4 in units only.
 bool can_linear_mma(const LinearArgs& args);
-void linear_mma(const LinearArgs& args, Stream stream);
+/// With `chained` the launch may overlap the kernel before it (common.cuh, PDL).
+void linear_mma(const LinearArgs& args, Stream stream, bool chained = false);
 
 /// Rows [first, first + count) of an FP8 or NVFP4 matrix as BF16 [count][k], exact, without the tensor
 /// scale.

@@ -66,6 +66,8 @@ struct MoeArgs {
   Element out_type;
   int64_t rows;
   int32_t slots;
+  Bank shared = {};  // units kernels: the expert behind the last one, where data is not null
+  bool chained = false;  // the launch may overlap the kernel before it (common.cuh, PDL)
 };
 
 /// act = silu(gate) * up. generic: any shape; units: BF16 rows and NVFP4 units, few rows per expert.
@@ -94,6 +96,8 @@ struct CombineArgs {
   float* out;
   int64_t rows, n;
   int32_t slots;
+  bool accumulate = false;  // out += instead
+  bool chained = false;
 };
 void moe_combine(const CombineArgs& args, Stream stream);
 

@@ -1,0 +1,165 @@
+// Fused decode kernels for the 35B-A3B shapes: a chain of six kernels per layer with programmatic
+// dependent launch (common.cuh says the rule).
+//
+// Shapes: hidden 2048, mixer width 4096, 256 experts of 512, top 8, heads of 256 (attention) and 128
+// (DeltaNet). "One row" kernels serve a step of one sequence; the others up to kMaxMmaRows rows.
+#pragma once
+
+#include "kernels/cuda/args.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/moe.h"
+
+namespace nibble::cuda {
+
+inline constexpr int kHidden = 2048, kMixer = 4096, kInner = 512, kExperts = 256, kRouted = 8;
+inline constexpr int kLogitStride = 272;  // router logits and the shared gate, padded
+
+/// Weights of a later kernel to pull into L2 behind the own loads; null: none.
+struct Later {
+  const uint8_t* data = nullptr;
+  size_t bytes = 0;
+};
+
+/// Rows of up to four matrices that lie behind each other in the output.
+struct Segments {
+  static constexpr int kMax = 4;
+  const void* data[kMax];
+  Format format[kMax];  // bf16 or fp8
+  int32_t end[kMax];  // output row behind the segment
+  float scale[kMax];
+  int32_t count;
+};
+
+/// out[rows] = W rms_norm(h), one row. Every warp owns rows and a private ring of bulk copies.
+struct InProjArgs {
+  Segments segments;
+  int32_t rows;
+  const float* h;
+  const float* norm_weight;
+  float* out;
+  float eps;
+};
+void decode_in_proj(const InProjArgs& args, Stream stream);
+
+/// Convolution, gates and delta rule of rows = sequences. projection rows: q 2048 | k 2048 | v 4096 | z
+/// 4096 | b 32 | a 32. Leaves o * w * silu(z) in `gated` and the square sums of o in `squares`; the
+/// convolution window is moved on by the kernel after (decode_out_proj, decode_gated).
+struct DeltaDecodeArgs {
+  Step step;
+  const float* projection;
+  int64_t projection_stride;
+  const float* conv;
+  const void* window;
+  int64_t window_stride_bytes;
+  const float* a_log;
+  const float* dt_bias;
+  const float* norm_weight;
+  float* state;
+  int64_t state_stride;
+  float* gated;  // [rows][4096]
+  float* squares;  // [rows][32][4]
+};
+void decode_delta(const DeltaDecodeArgs& args, Stream stream);
+
+/// Moves the convolution windows of a step's sequences on by one column.
+struct WindowArgs {
+  Step step;
+  const float* projection;
+  int64_t projection_stride;
+  void* window;  // null: none (attention layers)
+  int64_t window_stride_bytes;
+};
+
+/// h += W x, one row; W [2048][4096] BF16 or FP8. x: BF16, or gated / squares of decode_delta.
+struct OutProjArgs {
+  const void* weight;
+  Format format;
+  float scale;
+  const void* x;  // bf16 [4096], or null
+  const float* gated;
+  const float* squares;
+  float* h;
+  float eps;
+  WindowArgs window;
+};
+void decode_out_proj(const OutProjArgs& args, Stream stream);
+
+/// BF16 rows of gated / squares, and the windows: for decode_linear_rows of several rows.
+struct GatedArgs {
+  const float* gated;
+  const float* squares;
+  void* out;  // bf16 [rows][4096]
+  int64_t rows;
+  float eps;
+  WindowArgs window;
+};
+void decode_gated(const GatedArgs& args, Stream stream);
+
+/// QK norm, rotary, KV store and split-KV attention of rows = sequences; then the merge with the output
+/// gate. projection rows: q and gate 16 x (256 + 256) | k 2 x 256 | v 2 x 256.
+struct AttentionDecodeArgs {
+  Step step;
+  KvCache cache;  // bf16 or fp8
+  const float* projection;
+  int64_t projection_stride;
+  const float* q_norm;
+  const float* k_norm;
+  const float* inverse_frequencies;
+  int32_t mrope_section[3];
+  float eps;
+  float* partial;
+  int32_t num_splits;
+  void* out;  // bf16 [rows][4096]
+};
+void decode_attention(const AttentionDecodeArgs& args, Stream stream);
+
+/// logits[257] = [router; shared gate] rms_norm(h), one row; leaves the normed row in x.
+struct RouterArgs {
+  const void* weight;  // bf16 [257][2048]
+  const float* h;
+  const float* norm_weight;
+  void* x;
+  float* logits;
+  float eps;
+  Later later;
+};
+void decode_router(const RouterArgs& args, Stream stream);
+
+/// Experts of one row: top 8 from the logits, gate and up; then down, weights, shared expert, h +=.
+struct ExpertsArgs {
+  Bank gate_up, down, shared_gate_up, shared_down;
+  const float* logits;
+  const void* x;
+  void* act;  // bf16 [9][512]
+  float* h;
+  int32_t* experts_out;  // [8] chosen experts, or null
+};
+void decode_gate_up(const ExpertsArgs& args, Stream stream);
+void decode_down(const ExpertsArgs& args, Stream stream);
+
+/// Routing of up to 32 rows and its table in one CTA. The shared expert is slot 8 of every row and
+/// expert 256: pairs are row * 9 + slot.
+struct RouteRowsArgs {
+  const float* logits;  // [rows][kLogitStride], [256]: the shared gate
+  int32_t rows;
+  float* weights;  // [rows][9]
+  RoutingTable table;
+  int32_t* experts_out;  // [rows][8], or null
+};
+void decode_route_rows(const RouteRowsArgs& args, Stream stream);
+
+/// x = bf16(rms_norm(h)) of rows, PDL.
+void decode_norm(const RmsNormArgs& args, Stream stream);
+/// logits[rows][n] = W x for one BF16 row: the language model head as a one-shot grid.
+struct HeadArgs {
+  const void* weight;
+  int64_t n;
+  const void* x;
+  float* logits;
+};
+void decode_head(const HeadArgs& args, Stream stream);
+
+/// Sets the kernels' attributes: once, before the first launch.
+void prepare_decode();
+
+}  // namespace nibble::cuda

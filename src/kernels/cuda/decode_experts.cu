@@ -1,0 +1,287 @@
+// Experts of one decode row: top 8, gate and up, down, weighted sum with the shared expert, residual.
+//
+// Both kernels find the top 8 themselves from the router's logits. gate_up releases its dependents only
+// after its own wait, so that down may read the logits, and ask for its weights, before its wait: the
+// router has finished by then. Slot 8 is the shared expert.
+#include "kernels/cuda/decode.h"
+#include "kernels/cuda/nvfp4.cuh"
+
+namespace nibble::cuda {
+namespace {
+
+constexpr int kSlots = kRouted + 1;
+constexpr int kGateUpPanels = 2 * kInner / 16, kGateUpUnits = kHidden / kUnitK;
+constexpr int kDownUnits = kInner / kUnitK;
+constexpr int kGateUpPanelBytes = kGateUpUnits * kUnitBytes;
+constexpr size_t kPadGateUp = 118 << 10, kPadDown = 60 << 10;
+
+/// Top 8 of 256 logits and their softmax, by one warp; ties: lowest index. logits[256] is the shared
+/// gate. Reads past L1, so it may run before grid_wait(). ids and weights: falling order, shared last.
+__device__ __forceinline__ void route_one_row(const float* logits, int* ids, float* weights) {
+  const int lane = threadIdx.x % 32;
+  uint32_t key[8];  // monotone in the logit, 0 = taken; the lane holds experts 8 * lane .. + 7
+  const float4 low = load_l2_vector(logits + lane * 8);
+  const float4 high = load_l2_vector(logits + lane * 8 + 4);
+  const float value[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t bits = __float_as_uint(value[i] + 0.0f);  // -0 and 0 are equal logits
+    key[i] = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  }
+  const float shared_gate = load_l2(logits + kExperts);
+  uint32_t chosen_key = 0, top_key = 0;
+  int chosen_id = 0;
+#pragma unroll
+  for (int rank = 0; rank < kRouted; ++rank) {
+    uint32_t best[4];
+    int at[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool first = key[2 * i] >= key[2 * i + 1];
+      best[i] = first ? key[2 * i] : key[2 * i + 1];
+      at[i] = first ? 2 * i : 2 * i + 1;
+    }
+#pragma unroll
+    for (int width = 2; width > 0; width /= 2) {
+#pragma unroll
+      for (int i = 0; i < width; ++i) {
+        const bool first = best[2 * i] >= best[2 * i + 1];
+        best[i] = first ? best[2 * i] : best[2 * i + 1];
+        at[i] = first ? at[2 * i] : at[2 * i + 1];
+      }
+    }
+    const uint32_t winner_key = __reduce_max_sync(~0u, best[0]);
+    const int winner = __ffs(__ballot_sync(~0u, best[0] == winner_key)) - 1;
+    const int id = winner * 8 + __shfl_sync(~0u, at[0], winner);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) key[i] &= lane == winner && at[0] == i ? 0u : ~0u;
+    if (rank == 0) top_key = winner_key;
+    if (lane == rank) chosen_key = winner_key, chosen_id = id;
+  }
+  const auto logit = [](uint32_t k) {
+    return __uint_as_float(k & 0x80000000u ? k & 0x7fffffffu : ~k);
+  };
+  const float e = lane < kRouted ? expf(logit(chosen_key) - logit(top_key)) : 0.0f;
+  const float sum = warp_sum(e);
+  if (lane < kRouted) ids[lane] = chosen_id, weights[lane] = e / sum;
+  if (lane == kRouted) ids[lane] = kExperts, weights[lane] = sigmoid(shared_gate);
+  __syncwarp();
+}
+
+/// acc += unit * x for one row; unit and x[256] (BF16 pairs) in shared memory: few registers.
+__device__ __forceinline__ void multiply_unit_shared(const uint8_t* unit, const uint32_t* x_pairs,
+                                                     float (&acc)[4][4]) {
+  const int lane = threadIdx.x % 32;
+  const uint2 scales = *reinterpret_cast<const uint2*>(unit + 2048 + lane * 8);
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const uint4 codes = *reinterpret_cast<const uint4*>(unit + c * 512 + lane * 16);
+    uint4 first = make_uint4(0, 0, 0, 0), second = first;
+    if (lane < 4) {
+      first = reinterpret_cast<const uint4*>(x_pairs)[c * 8 + lane * 2];
+      second = reinterpret_cast<const uint4*>(x_pairs)[c * 8 + lane * 2 + 1];
+    }
+    uint32_t a[16];
+    decode_a(codes, (c < 2 ? scales.x : scales.y) >> (c % 2 * 16), a);
+    mma_bf16(acc[0], a[0], a[1], a[2], a[3], first.x, first.y);
+    mma_bf16(acc[1], a[4], a[5], a[6], a[7], first.z, first.w);
+    mma_bf16(acc[2], a[8], a[9], a[10], a[11], second.x, second.y);
+    mma_bf16(acc[3], a[12], a[13], a[14], a[15], second.z, second.w);
+  }
+}
+
+__device__ __forceinline__ const uint8_t* expert_of(const Bank& routed, const Bank& shared, int id) {
+  return id == kExperts ? shared.data : routed.data + id * routed.stride;
+}
+
+/// An SM's whole share (at most 5 panels, 90 KiB) is asked for at once, one bulk copy and barrier per
+/// (panel, unit); warp = unit. Panels run backwards: the shared expert is known first.
+__global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
+  constexpr int kTiles = 5, kAllTiles = kSlots * kGateUpPanels;
+  extern __shared__ __align__(128) uint8_t panels[];
+  __shared__ uint64_t full[kTiles][8];
+  __shared__ float partial[kTiles][8][16];
+  __shared__ uint4 x_shared[kHidden / 8];
+  __shared__ int ids[16];
+  __shared__ float weights[16];
+  const int unit = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint64_t policy = evict_first_policy();
+  auto tile_of = [&](int i) { return kAllTiles - 1 - int(blockIdx.x) - i * int(gridDim.x); };
+  auto issue = [&](int i, int expert) {
+    barrier_expect(&full[i][unit], kUnitBytes);
+    bulk_load(panels + i * kGateUpPanelBytes + unit * kUnitBytes,
+              expert_of(args.gate_up, args.shared_gate_up, expert) +
+                  size_t(tile_of(i) % kGateUpPanels) * kGateUpPanelBytes + unit * kUnitBytes,
+              kUnitBytes, &full[i][unit], policy);
+  };
+  const bool first_issued = tile_of(0) / kGateUpPanels == kRouted;
+  if (lane == 0) {
+    for (int i = 0; i < kTiles; ++i) barrier_init(&full[i][unit], 1);
+    barrier_init_fence();
+    if (first_issued) issue(0, kExperts);
+  }
+  __syncwarp();
+  grid_wait();
+  grid_release();  // after the wait: down may then read the logits before its own
+  x_shared[threadIdx.x] = static_cast<const uint4*>(args.x)[threadIdx.x];
+  if (unit == 0) route_one_row(args.logits, ids, weights);
+  __syncthreads();
+  if (lane == 0) {
+    for (int i = 0; i < kTiles; ++i) {
+      if (tile_of(i) >= 0 && !(i == 0 && first_issued)) issue(i, ids[tile_of(i) / kGateUpPanels]);
+    }
+  }
+  if (args.experts_out != nullptr && blockIdx.x == 0 && threadIdx.x < kRouted) {
+    args.experts_out[threadIdx.x] = ids[threadIdx.x];
+  }
+#pragma unroll 1
+  for (int i = 0; i < kTiles; ++i) {
+    if (tile_of(i) < 0) break;
+    barrier_wait(&full[i][unit], 0);
+    float acc[4][4] = {};
+    multiply_unit_shared(panels + i * kGateUpPanelBytes + unit * kUnitBytes,
+                         reinterpret_cast<const uint32_t*>(x_shared) + unit * 128, acc);
+    if (lane % 4 == 0) {
+      partial[i][unit][lane / 4] = (acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0]);
+      partial[i][unit][lane / 4 + 8] = (acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2]);
+    }
+  }
+  __syncthreads();
+  const int tile = tile_of(threadIdx.x / 8);
+  if (threadIdx.x < kTiles * 8 && tile >= 0) {
+    const int i = threadIdx.x / 8, r = threadIdx.x % 8, expert = ids[tile / kGateUpPanels];
+    const float* scales = expert == kExperts ? args.shared_gate_up.scales
+                                             : args.gate_up.scales + 2 * expert;
+    float gate = 0, up = 0;
+#pragma unroll
+    for (int u = 0; u < 8; ++u) {
+      gate += partial[i][u][r];
+      up += partial[i][u][r + 8];
+    }
+    static_cast<bf16*>(args.act)[tile / kGateUpPanels * kInner + tile % kGateUpPanels * 8 + r] =
+        __float2bfloat16(silu(gate * (scales[0] * kUnitFix)) * (up * (scales[1] * kUnitFix)));
+  }
+}
+
+/// CTA = 16 output rows; 18 warps, one unit each.
+__global__ void __launch_bounds__(kSlots * kDownUnits * 32, 2) down_kernel(ExpertsArgs args) {
+  constexpr int kWarps = kSlots * kDownUnits;
+  extern __shared__ __align__(128) uint8_t units[];
+  __shared__ uint64_t full[kWarps];
+  __shared__ float partial[kWarps][16];
+  __shared__ uint4 act_shared[kWarps][32];
+  __shared__ int ids[16];
+  __shared__ float weights[16];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slot = warp / 2, half = warp % 2;
+  grid_release();
+  if (lane == 0) {
+    barrier_init(&full[warp], 1);
+    barrier_init_fence();
+  }
+  if (warp == 0) route_one_row(args.logits, ids, weights);
+  __syncthreads();
+  const int expert = ids[slot];
+  if (lane == 0) {
+    barrier_expect(&full[warp], kUnitBytes);
+    bulk_load(units + warp * kUnitBytes,
+              expert_of(args.down, args.shared_down, expert) +
+                  (size_t(blockIdx.x) * kDownUnits + half) * kUnitBytes,
+              kUnitBytes, &full[warp], evict_first_policy());
+  }
+  const float scale = expert == kExperts ? args.shared_down.scales[0] : args.down.scales[expert];
+  const float factor = weights[slot] * scale * kUnitFix;
+  grid_wait();
+  float residual = 0;
+  if (threadIdx.x < 16) residual = args.h[blockIdx.x * 16 + threadIdx.x];
+  act_shared[warp][lane] = reinterpret_cast<const uint4*>(static_cast<const bf16*>(args.act) +
+                                                          slot * kInner + half * kUnitK)[lane];
+  __syncwarp();
+  barrier_wait(&full[warp], 0);
+  float acc[4][4] = {};
+  multiply_unit_shared(units + warp * kUnitBytes,
+                       reinterpret_cast<const uint32_t*>(act_shared[warp]), acc);
+  if (lane % 4 == 0) {
+    partial[warp][lane / 4] = factor * ((acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0]));
+    partial[warp][lane / 4 + 8] = factor * ((acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2]));
+  }
+  __syncthreads();
+  if (threadIdx.x < 16) {
+    float y = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) y += partial[w][threadIdx.x];
+    args.h[blockIdx.x * 16 + threadIdx.x] = residual + y;
+  }
+}
+
+/// Warp = row; then the pairs sorted by expert.
+__global__ void __launch_bounds__(1024) route_rows_kernel(RouteRowsArgs args) {
+  __shared__ int ids[kMaxMmaRows][kSlots], count[kExperts + 1], place[kExperts + 1];
+  __shared__ float weights[kMaxMmaRows][kSlots];
+  __shared__ int warp_pairs[32], warp_active[32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = threadIdx.x;
+  if (e <= kExperts) count[e] = 0;
+  grid_wait();
+  grid_release();
+  if (warp < args.rows) route_one_row(args.logits + warp * kLogitStride, ids[warp], weights[warp]);
+  __syncthreads();
+  const int pairs = args.rows * kSlots;
+  if (int(threadIdx.x) < pairs) {
+    const int row = threadIdx.x / kSlots, slot = threadIdx.x % kSlots;
+    atomicAdd(&count[ids[row][slot]], 1);
+    args.weights[threadIdx.x] = weights[row][slot];
+    if (args.experts_out != nullptr && slot < kRouted) {
+      args.experts_out[row * kRouted + slot] = ids[row][slot];
+    }
+  }
+  __syncthreads();
+  const int mine = e <= kExperts ? count[e] : 0;
+  int before = mine, active = mine > 0 ? 1 : 0;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int other = __shfl_up_sync(~0u, before, offset);
+    const int other_active = __shfl_up_sync(~0u, active, offset);
+    if (lane >= offset) before += other, active += other_active;
+  }
+  if (lane == 31) warp_pairs[warp] = before, warp_active[warp] = active;
+  __syncthreads();
+  for (int w = 0; w < warp; ++w) before += warp_pairs[w], active += warp_active[w];
+  if (e <= kExperts) {
+    place[e] = before - mine;
+    args.table.first[e] = before - mine;
+    if (mine > 0) args.table.active[active - 1] = e;
+    if (e == kExperts) {
+      args.table.first[kExperts + 1] = before;
+      args.table.counts[0] = active;
+    }
+  }
+  __syncthreads();
+  if (int(threadIdx.x) < pairs) {
+    const int id = ids[threadIdx.x / kSlots][threadIdx.x % kSlots];
+    args.table.pairs[atomicAdd(&place[id], 1)] = threadIdx.x;
+  }
+}
+
+}  // namespace
+
+void decode_route_rows(const RouteRowsArgs& args, Stream stream) {
+  launch("decode_route_rows", route_rows_kernel, dim3(1), 1024, 0, stream, true, args);
+}
+
+void prepare_decode_experts() {
+  allow_shared(gate_up_kernel, kPadGateUp);
+  allow_shared(down_kernel, kPadDown);
+  cudaFuncSetAttribute(gate_up_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  cudaFuncSetAttribute(down_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+}
+
+void decode_gate_up(const ExpertsArgs& args, Stream stream) {
+  launch("decode_gate_up", gate_up_kernel, dim3(unsigned(sm_count())), 256, kPadGateUp, stream, true,
+         args);
+}
+
+void decode_down(const ExpertsArgs& args, Stream stream) {
+  launch("decode_down", down_kernel, dim3(kHidden / 16), kSlots * kDownUnits * 32, kPadDown, stream,
+         true, args);
+}
+
+}  // namespace nibble::cuda
