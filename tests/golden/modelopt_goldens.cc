@@ -325,13 +325,16 @@ void run_modelopt_family(const std::string& folder, const std::string& name, Rep
     report.fail(name, names.error().message);
     return;
   }
+  const bool has_source = directory_exists(folder + "/source");
   Result<Source> source = Source::open(folder + "/source");
-  if (!source.ok()) report.fail(name + "/source", source.error().message);
+  if (has_source && !source.ok()) report.fail(name + "/source", source.error().message);
   for (const std::string& entry : names.value()) {
     const std::string path = folder + "/" + entry;
     if (!directory_exists(path) || entry == "source" || entry.starts_with(".")) continue;
     if (entry == "tensors") {
       run_modelopt_tensors(path, name + "/tensors", report);
+    } else if (!has_source) {
+      report.skip(name + "/" + entry, "there is no source/ beside it");
     } else {
       run_case_folder(path, name + "/" + entry, source.ok() ? &source.value() : nullptr, report);
     }
