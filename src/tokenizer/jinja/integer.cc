@@ -160,7 +160,8 @@ uint64_t integer_cost(const Value& value) {
 
 double integer_to_double(const Value& value) {
   if (value.is(ValueKind::big_integer)) {
-    return value.as_big_integer().value.convert_to<double>();
+    // The library's own conversion throws beyond the range of double.
+    return integer_divide_exactly(value, Value::integer(1));
   }
   return static_cast<double>(value.as_integer());
 }
@@ -180,7 +181,7 @@ double integer_divide_exactly(const Value& a, const Value& b) {
   const cpp_int divisor = shift < 0 ? cpp_int(y << static_cast<unsigned>(-shift)) : y;
   cpp_int quotient = numerator / divisor;
   if (numerator % divisor != 0) quotient |= 1;
-  const double magnitude = std::ldexp(quotient.convert_to<double>(), -shift);
+  const double magnitude = std::ldexp(quotient.convert_to<double>(), -shift);  // 68 bits at most
   return integer_sign(a) == integer_sign(b) ? magnitude : -magnitude;
 }
 

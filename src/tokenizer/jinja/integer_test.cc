@@ -51,6 +51,16 @@ TEST(Integer, RefusesGiants) {
   EXPECT_EQ(runtime.error().kind, ErrorKind::limit_error);
 }
 
+TEST(Integer, BecomesADoubleOfAnySize) {
+  Runtime runtime{Limits{}};
+  const Value ten = Value::integer(10);
+  EXPECT_EQ(integer_to_double(integer_power(runtime, ten, Value::integer(25))), 1e25);
+  EXPECT_EQ(integer_to_double(integer_power(runtime, ten, Value::integer(308))), 1e308);
+  const Value huge = integer_power(runtime, ten, Value::integer(400));
+  EXPECT_EQ(integer_to_double(huge), std::numeric_limits<double>::infinity());
+  EXPECT_EQ(integer_divide_exactly(huge, huge), 1.0);
+}
+
 TEST(Integer, ComparesWithFloatsExactly) {
   // 2^53 + 1 is no double: converting first would call them equal.
   EXPECT_EQ(integer_compare(Value::integer(9007199254740993), 9007199254740992.0), 1);
