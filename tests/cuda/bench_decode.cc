@@ -36,6 +36,7 @@ class Bench {
   explicit Bench(const std::string& folder);
   void decode(int32_t sequences, int32_t depth);
   void prefill(int32_t tokens);
+  void profile();
 
  private:
   void add_sequence(runtime::Step& step, int32_t sequence, int32_t q_len, int32_t kv_len,
@@ -225,7 +226,27 @@ void Bench::prefill(int32_t tokens) {
   std::fflush(stdout);
 }
 
+void Bench::profile() {
+  const auto prefill_step = [&] {
+    runtime::Step step;
+    add_sequence(step, 0, kMaxRows, kMaxRows, SequenceKind::prefill);
+    return step;
+  };
+  (void)run(prefill_step());
+  (void)run(decode_step(1, kMaxRows + 1));
+  (void)run(decode_step(8, 512));
+  start_profiler();
+  (void)run(prefill_step());
+  (void)run(decode_step(1, kMaxRows + 1));
+  (void)run(decode_step(8, 512));
+  stop_profiler();
+}
+
 }  // namespace
+
+void profile_model(const std::string& config) {
+  Bench(config).profile();
+}
 
 void bench_model(const std::string& config) {
   Bench bench(config);

@@ -5,6 +5,7 @@
 //   text MODEL FILE        CPU exact against GPU on a text, teacher-forced
 //   dummy CONFIG           CPU exact against GPU with dummy weights
 //   bench CONFIG           speed with dummy weights
+//   profile CONFIG         a few steps between the marks of a profiler
 #include "tests/cuda/cuda_check.h"
 
 #include "base/cpu_features.h"
@@ -60,6 +61,8 @@ int run(int count, char** words) {
       check_dummy(next(), report);
     } else if (part == "bench") {
       bench_model(next());
+    } else if (part == "profile") {
+      profile_model(next());
     } else {
       std::fprintf(stderr, "cuda_check: no part called %s\n", part.c_str());
       return 2;

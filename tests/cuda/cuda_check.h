@@ -25,5 +25,7 @@ void check_dummy(const std::string& config, golden::Report& report);
 
 /// Decode and prefill speed of a configuration with dummy weights.
 void bench_model(const std::string& config);
+/// One prefill step of 8192 tokens and decode steps of 1 and 8 sequences, for a profiler.
+void profile_model(const std::string& config);
 
 }  // namespace nibble::check

@@ -3,6 +3,8 @@
 
 #include "kernels/cuda/common.cuh"
 
+#include <cuda_profiler_api.h>
+
 namespace nibble::check {
 namespace {
 
@@ -47,5 +49,8 @@ double measure_read_bandwidth() {
   cudaFree(out);
   return static_cast<double>(kBytes) / (1e-3 * best);
 }
+
+void start_profiler() { cudaProfilerStart(); }
+void stop_profiler() { cudaProfilerStop(); }
 
 }  // namespace nibble::check

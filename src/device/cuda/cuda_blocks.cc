@@ -352,15 +352,63 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
                     stream_.get());
 }
 
+void CudaDevice::grouped_experts(const StepPlan& plan, const MoeWeights& weights,
+                                 TensorView hidden) {
+  const int64_t rows = plan.num_rows;
+  cuda::prefill_norm({.h = hidden.as<float>(),
+                      .weight = weights.post_norm,
+                      .gate_weight = weights.shared_expert_gate.data,
+                      .x = workspace_.norm.data(),
+                      .permuted = scratch_.permuted,
+                      .logits = scratch_.prefill_logits,
+                      .rows = rows,
+                      .eps = spec_.rms_norm_eps},
+                     stream_.get());
+  gemm({.x = workspace_.norm.data(),
+        .x_type = cuda::Element::bf16,
+        .weight = {cuda::Format::bf16, weights.router.data, cuda::kExperts, cuda::kHidden, 1.0f},
+        .out = scratch_.prefill_logits,
+        .out_type = cuda::Element::f32,
+        .out_stride = cuda::kLogitStride,
+        .accumulate = false,
+        .m = rows});
+  cuda::prefill_route({.logits = scratch_.prefill_logits,
+                       .rows = rows,
+                       .table = scratch_.prefill,
+                       .experts_out = plan.routing_log == nullptr
+                                          ? nullptr
+                                          : plan.routing_log + weights.layer * rows * cuda::kRouted},
+                      stream_.get());
+  cuda::prefill_gate_up({.bank = bank_of(weights.gate_up),
+                         .shared = bank_of(weights.shared_gate_up),
+                         .table = scratch_.prefill,
+                         .x = scratch_.permuted,
+                         .out = scratch_.permuted_slots},
+                        stream_.get());
+  cuda::prefill_down({.bank = bank_of(weights.down),
+                      .shared = bank_of(weights.shared_down),
+                      .table = scratch_.prefill,
+                      .x = scratch_.permuted_slots,
+                      .out = scratch_.pair_outputs},
+                     stream_.get());
+  cuda::prefill_combine(scratch_.pair_outputs, scratch_.prefill, hidden.as<float>(), rows,
+                        stream_.get());
+}
+
 void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
                            ConstTensorView residual, TensorView out, Accumulate accumulate) {
   last_router_ = weights.router.data;
-  if (!is_decode(plan) || !fits(weights) || residual.data() != out.data()) {
+  const bool fused = arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
+                     spec_.hidden_size == cuda::kHidden && fits(weights) &&
+                     residual.data() == out.data();
+  if (!fused) {
     Device::moe_block(plan, weights, residual, out, accumulate);
   } else if (plan.num_rows == 1) {
     fused_experts(plan, weights, out);
-  } else {
+  } else if (plan.num_rows <= cuda::kMaxMmaRows) {
     fused_experts_rows(plan, weights, out);
+  } else {
+    grouped_experts(plan, weights, out);
   }
 }
 

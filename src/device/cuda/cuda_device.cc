@@ -53,13 +53,18 @@ class Pieces {
   size_t used_ = 0;
 };
 
+/// Whether large steps may take the grouped expert products (kernels/cuda/prefill.h).
+bool has_prefill_shapes(const WorkspaceSpec& spec) {
+  return spec.hidden_size == cuda::kHidden && spec.moe_intermediate_size == cuda::kInner &&
+         spec.shared_intermediate_size == cuda::kInner && spec.num_experts == cuda::kExperts &&
+         spec.num_experts_per_tok == cuda::kRouted;
+}
+
 void take_table(Pieces& pieces, cuda::RoutingTable& table, int64_t pairs, int32_t experts) {
   pieces.take(table.first, experts + 1);
   pieces.take(table.pairs, pairs);
   pieces.take(table.active, experts);
   pieces.take(table.counts, 8);
-  table.tile_capacity = cuda::moe_tile_capacity(pairs, experts, 8);
-  pieces.take(table.tiles, int64_t{4} * table.tile_capacity);
 }
 
 }  // namespace
@@ -126,6 +131,7 @@ Result<void> CudaDevice::open() {
   NIBBLE_RETURN_IF_ERROR(ring_.open());
   NIBBLE_RETURN_IF_ERROR(gemm_.open());
   cuda::prepare_decode();
+  cuda::prepare_prefill();
   NIBBLE_ASSIGN_OR_RETURN(raw_weights_, zeroed(kRawWeightBytes, "weights being loaded"));
   return {};
 }
@@ -166,8 +172,6 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(scratch->attention,
               static_cast<int64_t>(cuda::attention_scratch_floats(rows, heads, head_dim)));
   pieces.take(scratch->expert_outputs, pairs * spec.hidden_size * 4);
-  pieces.take(scratch->permuted, rows * spec.hidden_size * 2);
-  pieces.take(scratch->permuted_slots, pairs * spec.moe_intermediate_size * 2);
   pieces.take(scratch->gemm, static_cast<int64_t>(Gemm::kWorkspaceBytes));
   pieces.take(scratch->dequantized, static_cast<int64_t>(kDequantizedBytes));
   pieces.take(scratch->sampling, rows * 8192);
@@ -185,6 +189,20 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(scratch->router_logits, kRows * cuda::kLogitStride);
   pieces.take(scratch->slot_weights, kPairs);
   take_table(pieces, scratch->decode, kPairs, cuda::kExperts + 1);
+  if (!has_prefill_shapes(spec)) return pieces.used();
+  const int64_t all_pairs = rows * (cuda::kRouted + 1);
+  cuda::PrefillTable& table = scratch->prefill;
+  pieces.take(scratch->permuted, rows * cuda::kHidden * 2);
+  pieces.take(scratch->permuted_slots, all_pairs * cuda::kInner * 2);
+  pieces.take(scratch->pair_outputs, all_pairs * cuda::kHidden * 2);
+  pieces.take(scratch->prefill_logits, rows * cuda::kLogitStride);
+  pieces.take(table.experts, all_pairs);
+  pieces.take(table.weights, all_pairs);
+  pieces.take(table.pairs, all_pairs);
+  pieces.take(table.position, all_pairs);
+  pieces.take(table.counts, 8);
+  table.tile_capacity = cuda::prefill_tile_capacity(all_pairs);
+  pieces.take(table.tiles, int64_t{4} * table.tile_capacity);
   return pieces.used();
 }
 

@@ -14,6 +14,7 @@
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/moe.h"
+#include "kernels/cuda/prefill.h"
 
 #include <map>
 #include <memory>
@@ -103,9 +104,7 @@ class CudaDevice final : public Device {
   /// Buffers besides the named activations, views of one allocation.
   struct Scratch {
     float* attention = nullptr;
-    std::byte* expert_outputs = nullptr;  // [pairs][H] f32, or bf16 for grouped products
-    std::byte* permuted = nullptr;  // [rows][H] bf16
-    std::byte* permuted_slots = nullptr;  // [pairs][I] bf16
+    std::byte* expert_outputs = nullptr;  // [pairs][H] f32
     std::byte* gemm = nullptr;
     std::byte* dequantized = nullptr;
     std::byte* sampling = nullptr;
@@ -122,6 +121,12 @@ class CudaDevice final : public Device {
     float* router_logits = nullptr;  // [rows][272]
     float* slot_weights = nullptr;  // [rows * 9]
     cuda::RoutingTable decode;
+    // Large steps, nine pairs a row.
+    std::byte* permuted = nullptr;  // bf16 [rows][2048]
+    std::byte* permuted_slots = nullptr;  // bf16 [pairs][512]
+    std::byte* pair_outputs = nullptr;  // bf16 [pairs][2048]
+    float* prefill_logits = nullptr;  // [rows][272]
+    cuda::PrefillTable prefill;
   };
   size_t layout_scratch(const WorkspaceSpec& spec, std::byte* base, Scratch* scratch) const;
   const cuda::RoutingTable& table_of(ConstTensorView experts) const {
@@ -130,7 +135,6 @@ class CudaDevice final : public Device {
   cuda::Step step_of(const StepPlan& plan) const;
   void gemm(const cuda::LinearArgs& args);
   void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination);
-  bool wants_grouped(const cuda::MoeArgs& gate_up) const;
   /// Whether the fused decode kernels serve this step.
   bool is_decode(const StepPlan& plan) const;
   void project_in(const StepPlan& plan, std::span<const PackedLinear* const> weights,
@@ -139,6 +143,7 @@ class CudaDevice final : public Device {
                    TensorView out);
   cuda::WindowArgs window_of(const StepPlan& plan, const StateLayer* state) const;
   void fused_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
+  void grouped_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
   void fused_experts_rows(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
 
   int ordinal_;
@@ -149,7 +154,6 @@ class CudaDevice final : public Device {
   CudaBytes workspace_memory_;
   CudaBytes raw_weights_;  // stored bytes on their way into a packed layout
   Scratch scratch_;
-  bool grouped_ = false;  // the slots of the last moe_gate_up hold k permuted, for moe_down_combine
 
   struct PendingSample {
     SampleResult* results = nullptr;

@@ -1,7 +1,7 @@
 // The CUDA device's routing and expert products: which kernel serves which shape.
 //
-// Candidates, first that fits: grouped (large steps, 2048 x 512 NVFP4 experts), units (few rows per
-// expert), generic.
+// Candidates, first that fits: units (few rows per expert), generic. Large steps of the 35B shapes take
+// the fused path of cuda_blocks.cc.
 #include "device/cuda/cuda_device_impl.h"
 
 namespace nibble::device {
@@ -59,9 +59,7 @@ void CudaDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
                    .rows = args.rows,
                    .slots = args.slots,
                    .num_experts = args.bank.num_experts,
-                   .table = args.table,
-                   .gate_up_row_tiles = 0,
-                   .down_row_tiles = 0},
+                   .table = args.table},
                   stream_.get());
   if (cuda::can_moe_gate_up_units(args)) {
     cuda::moe_gate_up_units(args, stream_.get());

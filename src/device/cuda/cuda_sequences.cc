@@ -48,17 +48,22 @@ void CudaDevice::kv_store(const StepPlan& plan, const AttentionWeights& weights,
 void CudaDevice::attention(const StepPlan& plan, const AttentionWeights& weights,
                            const KvLayer& cache, ConstTensorView q, TensorView core) {
   const auto kv_heads = static_cast<int32_t>(weights.num_kv_heads);
-  cuda::attention({.step = step_of(plan),
-                   .cache = cache_of(cache),
-                   .q = q.as<float>(),
-                   .core = core.as<float>(),
-                   .num_heads = static_cast<int32_t>(weights.num_heads),
-                   .num_kv_heads = kv_heads,
-                   .head_dim = static_cast<int32_t>(weights.head_dim),
-                   .partial = scratch_.attention,
-                   .num_splits = cuda::attention_splits(plan.num_rows, plan.num_sequences, kv_heads),
-                   .exact_products = arithmetic() == Arithmetic::f32},
-                  stream_.get());
+  const cuda::AttentionArgs args{
+      .step = step_of(plan),
+      .cache = cache_of(cache),
+      .q = q.as<float>(),
+      .core = core.as<float>(),
+      .num_heads = static_cast<int32_t>(weights.num_heads),
+      .num_kv_heads = kv_heads,
+      .head_dim = static_cast<int32_t>(weights.head_dim),
+      .partial = scratch_.attention,
+      .num_splits = cuda::attention_splits(plan.num_rows, plan.num_sequences, kv_heads),
+      .exact_products = arithmetic() == Arithmetic::f32};
+  if (plan.num_rows > plan.num_sequences && cuda::can_prefill_attention(args)) {
+    cuda::prefill_attention(args, stream_.get());
+  } else {
+    cuda::attention(args, stream_.get());
+  }
 }
 
 void CudaDevice::short_conv(const StepPlan& plan, const DeltaNetWeights& weights,

@@ -67,15 +67,9 @@ __global__ void __launch_bounds__(kThreads) route_kernel(RouteArgs args) {
 
 // ---------------------------------------------------------------- table
 
-/// Tile widths of the grouped product: wide launches do 96 and 128 columns, narrow ones 32 and 64.
-__device__ __forceinline__ int tile_columns(int left) {
-  return left > 96 ? 128 : left > 64 ? 96 : left > 32 ? 64 : 32;
-}
-
-/// One CTA. Experts in rank order of falling count get their tiles behind each other.
+/// One CTA: counts, begins, the pairs of each expert in no particular order.
 __global__ void __launch_bounds__(1024) table_kernel(TableArgs args) {
-  __shared__ int count[kMaxExperts], place[kMaxExperts], order[kMaxExperts];
-  __shared__ int wide_of[kMaxExperts], narrow_of[kMaxExperts];
+  __shared__ int count[kMaxExperts], place[kMaxExperts];
   const int pairs = int(args.rows) * args.slots, experts = args.num_experts;
   for (int e = threadIdx.x; e < experts; e += blockDim.x) count[e] = 0;
   __syncthreads();
@@ -94,51 +88,6 @@ __global__ void __launch_bounds__(1024) table_kernel(TableArgs args) {
     args.table.counts[0] = active;
   }
   __syncthreads();
-  if (args.gate_up_row_tiles > 0) {
-    for (int e = threadIdx.x; e < experts; e += blockDim.x) {
-      int rank = 0;
-      for (int o = 0; o < experts; ++o) rank += count[o] > count[e] || (count[o] == count[e] && o < e);
-      order[rank] = e;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int wide = 0, narrow = 0;
-      for (int r = 0; r < experts; ++r) {
-        const int n = count[order[r]], full = n / 128, rest = n % 128;
-        wide_of[r] = wide;
-        narrow_of[r] = narrow;
-        wide += full + (rest > 64);
-        narrow += rest > 0 && rest <= 64;
-      }
-      args.table.counts[1] = wide * args.gate_up_row_tiles;
-      args.table.counts[2] = narrow * args.gate_up_row_tiles;
-      args.table.counts[3] = wide * args.down_row_tiles;
-      args.table.counts[4] = narrow * args.down_row_tiles;
-    }
-    __syncthreads();
-    for (int r = threadIdx.x; r < experts; r += blockDim.x) {
-      const int e = order[r];
-      for (int pass = 0; pass < 2; ++pass) {
-        const int row_tiles = pass == 0 ? args.gate_up_row_tiles : args.down_row_tiles;
-        Tile* wide = args.table.tiles + (2 * pass) * args.table.tile_capacity + wide_of[r] * row_tiles;
-        Tile* narrow =
-            args.table.tiles + (2 * pass + 1) * args.table.tile_capacity + narrow_of[r] * row_tiles;
-        for (int row = 0; row < row_tiles; ++row) {
-          for (int done = 0; done < count[e];) {
-            const int left = count[e] - done, columns = tile_columns(left);
-            const Tile tile{e, place[e] + done, min(left, columns), row, columns};
-            if (columns > 64) {
-              *wide++ = tile;
-            } else {
-              *narrow++ = tile;
-            }
-            done += columns;
-          }
-        }
-      }
-    }
-    __syncthreads();
-  }
   for (int p = threadIdx.x; p < pairs; p += blockDim.x) {
     const int e = args.experts == nullptr ? 0 : args.experts[p];
     args.table.pairs[atomicAdd(&place[e], 1)] = p;
@@ -337,10 +286,6 @@ void moe_route(const RouteArgs& args, Stream stream) {
 
 void moe_table(const TableArgs& args, Stream stream) {
   launch("moe_table", table_kernel, dim3(1), 1024, 0, stream, false, args);
-}
-
-int32_t moe_tile_capacity(int64_t max_pairs, int32_t num_experts, int32_t row_tiles) {
-  return static_cast<int32_t>((max_pairs / 128 + num_experts + 1) * row_tiles);
 }
 
 void moe_gate_up_generic(const MoeArgs& args, Stream stream) {

@@ -20,20 +20,12 @@ struct RouteArgs {
 };
 void moe_route(const RouteArgs& args, Stream stream);
 
-/// A tile of the grouped product: pairs first .. first + count of the sorted list, tile of weight rows,
-/// columns (count <= columns).
-struct Tile {
-  int32_t expert, first, count, row_tile, columns;
-};
-
 /// Buffers of one step's routing; sizes for the largest step.
 struct RoutingTable {
   int32_t* first;  // [experts + 1] begin of each expert's pairs in `pairs`
   int32_t* pairs;  // [rows * slots] sorted by expert
   int32_t* active;  // [experts] experts with pairs
-  int32_t* counts;  // [0] active experts; [1], [2] wide and narrow tiles of gate_up; [3], [4] of down
-  Tile* tiles;  // gate_up wide, gate_up narrow, down wide, down narrow; tile_capacity each
-  int32_t tile_capacity;
+  int32_t* counts;  // [0] active experts
 };
 
 struct TableArgs {
@@ -41,10 +33,8 @@ struct TableArgs {
   int64_t rows;
   int32_t slots, num_experts;
   RoutingTable table;
-  int32_t gate_up_row_tiles, down_row_tiles;  // 0: no tiles wanted
 };
 void moe_table(const TableArgs& args, Stream stream);
-int32_t moe_tile_capacity(int64_t max_pairs, int32_t num_experts, int32_t row_tiles);
 
 /// One bank of experts.
 struct Bank {
@@ -79,14 +69,6 @@ void moe_gate_up_units(const MoeArgs& args, Stream stream);
 void moe_down_generic(const MoeArgs& args, Stream stream);
 bool can_moe_down_units(const MoeArgs& args);
 void moe_down_units(const MoeArgs& args, Stream stream);
-
-/// Grouped tensor-core products for large steps: hidden 2048, intermediate 512, NVFP4 units, BF16 rows.
-/// x and act hold k permuted (permute_k).
-bool can_moe_grouped(const MoeArgs& gate_up, const MoeArgs& down);
-void permute_k(const void* x, void* out, int64_t rows, int64_t k, Stream stream);
-void moe_gate_up_grouped(const MoeArgs& args, Stream stream);
-void moe_down_grouped(const MoeArgs& args, Stream stream);
-inline constexpr int32_t kGroupedRowTile = 256;
 
 /// out[row] = sum over slots in order of weight * y[pair]; weights null: 1.
 struct CombineArgs {
