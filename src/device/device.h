@@ -10,6 +10,7 @@
 #pragma once
 
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "device/layer_cache.h"
 #include "device/sample_plan.h"
 #include "device/step_plan.h"
@@ -57,6 +58,12 @@ class Memory {
   virtual size_t bytes() const = 0;
 };
 
+/// Sums over a matrix: squared differences to the stored values, squared values.
+struct WeightError {
+  double difference = 0;
+  double magnitude = 0;
+};
+
 class Device {
  public:
   virtual ~Device();
@@ -86,9 +93,9 @@ class Device {
   virtual size_t workspace_bytes(const WorkspaceSpec& spec) const = 0;
   virtual Result<void> set_workspace(const WorkspaceSpec& spec) = 0;
   const WorkspaceSpec& workspace_spec() const { return spec_; }
-  /// Runs `queue_step`, which queues all work of one step for `plan`. A device may keep what it queued
-  /// and replay it for later steps of the same shape: then the plan's buffers must be those of the
-  /// first such step. With an Observer it always runs.
+  /// Runs `queue_step`, which queues all work of one step for `plan`. A device may keep what it
+  /// queued and replay it for later steps of the same shape: then the plan's buffers must be those
+  /// of the first such step. With an Observer it always runs.
   virtual void run_step(const StepPlan& /*plan*/, const std::function<void()>& queue_step) {
     queue_step();
   }
@@ -107,14 +114,29 @@ class Device {
   virtual void pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
                             std::byte* destination) = 0;
 
-  // ---- Quantization: host matrices [N][K] BF16 in, host bytes out, complete on return ----------
+  // ---- Quantization: host matrices [N][K] in, host bytes out, complete on return -------------
+  // Defaults: device/host_quantization.cc, rows spread by host_tasks. Matrices are BF16; K % 16 ==
+  // 0 for NVFP4.
+  /// Runs task(0..count-1, worker) on the host threads this device has; returns when all are done.
+  virtual void host_tasks(int64_t count, TaskRef task);
   /// Largest magnitude; NaN if an element is NaN.
-  virtual float max_magnitude(ConstTensorView matrix) = 0;
-  /// NVFP4 by the max rule (formats/nvfp4_encode.h): codes [N][K/2], block_scales [N][K/16]. K % 16
-  /// == 0.
+  virtual float max_magnitude(ConstTensorView matrix);
+  /// NVFP4 by the max rule (formats/nvfp4_encode.h): codes [N][K/2], block_scales [N][K/16].
   virtual void quantize_nvfp4(ConstTensorView matrix, float tensor_scale,
                               const formats::Nvfp4Rules& rules, uint8_t* codes,
-                              uint8_t* block_scales) = 0;
+                              uint8_t* block_scales);
+  /// Block scales by search (formats/nvfp4_search.h): block_scales [N][K/16].
+  virtual void search_nvfp4_scales(ConstTensorView matrix, const formats::ScaleSearch& search,
+                                   uint8_t* block_scales);
+  /// NVFP4 codes [N][K/2] for given block scales.
+  virtual void encode_nvfp4(ConstTensorView matrix, float tensor_scale, const uint8_t* block_scales,
+                            uint8_t* codes);
+  /// FP8 with one scale per tensor (formats/fp8.h): codes [N][K].
+  virtual void quantize_fp8(ConstTensorView matrix, float weight_scale,
+                            formats::ScalarDivision division, uint8_t* codes);
+  /// Squared error of `stored` against the matrix it was made from. The sums do not depend on the
+  /// number of threads.
+  virtual WeightError weight_error(ConstTensorView matrix, const formats::LinearWeight& stored);
 
   // ---- Block operations
   // ------------------------------------------------------------------------------------------

@@ -409,7 +409,7 @@ size_t HostSampler::bytes(int64_t vocab_size, int num_workers) {
 }
 
 void HostSampler::run(const SamplePlan& plan, ConstTensorView logits, SampleResult* results,
-                     ThreadPool& pool) {
+                      ThreadPool& pool) {
   NIBBLE_CHECK(logits.dtype() == DType::f32 && logits.row_elements() == vocab_size_,
                "logits are [rows][vocab_size] f32", logits.row_elements(), vocab_size_);
   NIBBLE_CHECK(static_cast<size_t>(pool.num_threads()) <= workers_.size(),

@@ -26,9 +26,12 @@ void run_modelopt(const FamilyRun& run, Report& report) {
 }
 
 constexpr Family kFamilies[] = {
-    {"text", "text_", true, run_text},        {"mtp", "mtp_", true, nullptr},
-    {"vision", "vision_", true, nullptr},     {"tokenizer", "tokenizer", true, run_tokenizer},
-    {"template", "template", false, run_template}, {"modelopt", "modelopt", false, run_modelopt},
+    {"text", "text_", true, run_text},
+    {"mtp", "mtp_", true, nullptr},
+    {"vision", "vision_", true, nullptr},
+    {"tokenizer", "tokenizer", true, run_tokenizer},
+    {"template", "template", false, run_template},
+    {"modelopt", "modelopt", false, run_modelopt},
 };
 
 }  // namespace
