@@ -83,13 +83,17 @@ void CudaDevice::run_step(const StepPlan& plan, const std::function<void()>& que
                     plan.page_table_stride};
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
+    // The first step of a shape runs as it is: that is how the blocks learn what follows them.
+    graphs_.emplace(key, CudaGraphExec());
+    queue_step();
+    return;
+  }
+  if (found->second.get() == nullptr) {
     NIBBLE_CUDA_CHECK(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
     queue_step();
     CudaGraph graph;
     NIBBLE_CUDA_CHECK(cudaStreamEndCapture(stream_.get(), graph.out()));
-    CudaGraphExec exec;
-    NIBBLE_CUDA_CHECK(cudaGraphInstantiate(exec.out(), graph.get(), 0));
-    found = graphs_.emplace(key, std::move(exec)).first;
+    NIBBLE_CUDA_CHECK(cudaGraphInstantiate(found->second.out(), graph.get(), 0));
   }
   NIBBLE_CUDA_CHECK(cudaGraphLaunch(found->second.get(), stream_.get()));
 }

@@ -200,6 +200,8 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(table.weights, all_pairs);
   pieces.take(table.pairs, all_pairs);
   pieces.take(table.position, all_pairs);
+  pieces.take(table.first, cuda::kExperts + 1);
+  pieces.take(table.count, cuda::kExperts + 1);
   pieces.take(table.counts, 8);
   table.tile_capacity = cuda::prefill_tile_capacity(all_pairs);
   pieces.take(table.tiles, int64_t{4} * table.tile_capacity);

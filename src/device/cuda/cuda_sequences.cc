@@ -68,6 +68,8 @@ void CudaDevice::attention(const StepPlan& plan, const AttentionWeights& weights
 
 void CudaDevice::short_conv(const StepPlan& plan, const DeltaNetWeights& weights,
                             const StateLayer& cache, ConstTensorView x, TensorView out) {
+  NIBBLE_CHECK(weights.conv_kernel <= 4 && cache.conv_columns <= 16, "convolution kernel",
+               weights.conv_kernel, cache.conv_columns);
   cuda::short_conv({.step = step_of(plan),
                     .x = x.data(),
                     .out = out.as<float>(),

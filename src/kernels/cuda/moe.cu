@@ -139,21 +139,22 @@ __global__ void __launch_bounds__(kThreads) down_generic_kernel(MoeArgs args) {
   if (threadIdx.x % 32 == 0) static_cast<float*>(args.out)[pair * args.bank.n + i] = y;
 }
 
+/// Thread = one column of one row.
 template <typename Y>
 __global__ void __launch_bounds__(kThreads) combine_kernel(CombineArgs args) {
-  const int64_t row = blockIdx.x;
+  const int64_t row = blockIdx.x, i = blockIdx.y * int64_t{kThreads} + threadIdx.x;
   grid_wait();
   grid_release();
-  const Y* y = static_cast<const Y*>(args.y);
-  for (int64_t i = threadIdx.x; i < args.n; i += kThreads) {
-    float sum = 0;
-    for (int slot = 0; slot < args.slots; ++slot) {
-      const int64_t pair = row * args.slots + slot;
-      const float weight = args.weights == nullptr ? 1.0f : args.weights[pair];
-      sum += weight * to_float(y[pair * args.n + i]);
-    }
-    args.out[row * args.n + i] = args.accumulate ? args.out[row * args.n + i] + sum : sum;
+  if (i >= args.n) return;
+  const Y* y = static_cast<const Y*>(args.y) + row * args.slots * args.n + i;
+  const float base = args.accumulate ? args.out[row * args.n + i] : 0.0f;
+  float sum = 0;
+#pragma unroll 9
+  for (int slot = 0; slot < args.slots; ++slot) {
+    const float weight = args.weights == nullptr ? 1.0f : args.weights[row * args.slots + slot];
+    sum += weight * to_float(y[slot * args.n]);
   }
+  args.out[row * args.n + i] = base + sum;
 }
 
 // ---------------------------------------------------------------- units, few rows per expert
@@ -170,11 +171,13 @@ __device__ __forceinline__ void load_column(const bf16* column, int k0, uint4 (&
 /// acc += unit * columns in two chains.
 __device__ __forceinline__ void multiply_unit(const UnitRegisters& u, const bf16* column, int k0,
                                               float (&acc)[2][4]) {
+  uint4 columns[4][2];
+#pragma unroll
+  for (int c = 0; c < 4; ++c) load_column(column, k0 + c * 64, columns[c]);
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
     uint32_t a[16];
-    uint4 b[2];
-    load_column(column, k0 + c * 64, b);
+    const uint4(&b)[2] = columns[c];
     decode_a(u.codes[c], u.two_scales(c), a);
     mma_bf16(acc[0], a[0], a[1], a[2], a[3], b[0].x, b[0].y);
     mma_bf16(acc[1], a[4], a[5], a[6], a[7], b[0].z, b[0].w);
@@ -191,7 +194,7 @@ __device__ __forceinline__ const float* expert_scales(const MoeArgs& args, int e
   return e == args.bank.num_experts ? args.shared.scales : args.bank.scales + e * per_expert;
 }
 
-__global__ void __launch_bounds__(kThreads) gate_up_units_kernel(MoeArgs args) {
+__global__ void __launch_bounds__(kThreads, 4) gate_up_units_kernel(MoeArgs args) {
   __shared__ float partial[8][16][8];
   __shared__ int pair_of[8];
   grid_wait();
@@ -238,7 +241,7 @@ __global__ void __launch_bounds__(kThreads) gate_up_units_kernel(MoeArgs args) {
   }
 }
 
-__global__ void __launch_bounds__(kThreads) down_units_kernel(MoeArgs args) {
+__global__ void __launch_bounds__(kThreads, 4) down_units_kernel(MoeArgs args) {
   grid_wait();
   grid_release();
   if (int(blockIdx.y) >= args.table.counts[0]) return;
@@ -326,7 +329,7 @@ void moe_down_units(const MoeArgs& args, Stream stream) {
 
 void moe_combine(const CombineArgs& args, Stream stream) {
   auto* kernel = args.y_type == Element::bf16 ? combine_kernel<bf16> : combine_kernel<float>;
-  launch("moe_combine", kernel, dim3(unsigned(args.rows)), kThreads, 0, stream, args.chained, args);
+  launch("moe_combine", kernel, dim3(unsigned(args.rows), ceil_div(args.n, kThreads)), kThreads, 0, stream, args.chained, args);
 }
 
 }  // namespace nibble::cuda

@@ -20,6 +20,8 @@ struct PrefillTable {
   float* weights;  // [pairs]
   int32_t* pairs;  // sorted by expert
   int32_t* position;  // [pairs] place of a pair in `pairs`
+  int32_t* first;  // [257] begin of each expert's pairs
+  int32_t* count;  // [257] pairs of each expert
   int32_t* counts;  // tiles: gate_up wide, narrow; down wide, narrow
   Tile* tiles;  // the four lists, tile_capacity each
   int32_t tile_capacity;

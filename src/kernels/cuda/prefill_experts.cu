@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
   if (threadIdx.x == 0) args.logits[row * kLogitStride + kExperts] = dot;
 }
 
-/// A warp per row.
+/// A warp per row. A pair's rank among its expert's pairs is handed out by counters; it goes to `position`
+/// until the begins are known. Any order gives the same sums: columns of a product do not meet.
 __global__ void __launch_bounds__(256) route_kernel(PrefillRouteArgs args) {
   __shared__ int ids[8][16];
   __shared__ float weights[8][16];
@@ -63,11 +64,21 @@ __global__ void __launch_bounds__(256) route_kernel(PrefillRouteArgs args) {
   if (row >= args.rows) return;
   route_one_row(args.logits + row * kLogitStride, ids[warp], weights[warp]);
   if (lane >= kSlots) return;
-  args.table.experts[row * kSlots + lane] = ids[warp][lane];
-  args.table.weights[row * kSlots + lane] = weights[warp][lane];
-  if (args.experts_out != nullptr && lane < kRouted) {
-    args.experts_out[row * kRouted + lane] = ids[warp][lane];
-  }
+  const int64_t pair = row * kSlots + lane;
+  const int id = ids[warp][lane];
+  args.table.experts[pair] = id;
+  args.table.weights[pair] = weights[warp][lane];
+  args.table.position[pair] = id == kExperts ? int(row) : atomicAdd(&args.table.count[id], 1);
+  if (args.experts_out != nullptr && lane < kRouted) args.experts_out[row * kRouted + lane] = id;
+}
+
+/// Thread = pair: to its place in the sorted list.
+__global__ void __launch_bounds__(256) place_kernel(PrefillTable table, int pairs) {
+  const int pair = blockIdx.x * 256 + threadIdx.x;
+  if (pair >= pairs) return;
+  const int to = table.first[table.experts[pair]] + table.position[pair];
+  table.pairs[to] = pair;
+  table.position[pair] = to;
 }
 
 /// Inclusive sums over 1024 threads.
@@ -86,20 +97,20 @@ __device__ __forceinline__ int scan_block(int x) {
   return x;
 }
 
-/// One CTA: the sorted list, and the tiles of experts by falling count. A list of widths 96 and 128 and one
-/// of 32 and 64 for each product; an expert's row tiles lie behind each other.
+/// One CTA: begins, and the tiles of experts by falling count. A list of widths 96 and 128 and one of 32
+/// and 64 for each product; an expert's row tiles lie behind each other. Leaves the counters at zero.
 __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
   constexpr int kIds = kExperts + 1;
-  __shared__ int count[kIds], place[kIds], order[kIds];
-  const int pairs = int(args.rows) * kSlots, me = threadIdx.x;
-  if (me < kIds) count[me] = 0;
-  __syncthreads();
-  for (int p = me; p < pairs; p += 1024) atomicAdd(&count[args.table.experts[p]], 1);
-  __syncthreads();
-  const int mine = me < kIds ? count[me] : 0;
+  __shared__ int count[kIds], first[kIds], order[kIds];
+  const int me = threadIdx.x;
+  const int mine = me < kExperts ? args.table.count[me] : me == kExperts ? int(args.rows) : 0;
+  if (me < kIds) {
+    count[me] = mine;
+    args.table.count[me] = 0;
+  }
   const int end = scan_block(mine);
   if (me < kIds) {
-    place[me] = end - mine;
+    first[me] = args.table.first[me] = end - mine;
     int rank = 0;
     for (int o = 0; o < kIds; ++o) rank += count[o] > mine || (count[o] == mine && o < me);
     order[rank] = me;
@@ -125,7 +136,7 @@ __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
       for (int done = 0; done < n; done += 128) {
         const int left = n - done;
         const int columns = left > 96 ? 128 : left > 64 ? 96 : left > 32 ? 64 : 32;
-        const Tile tile{e, place[e] + done, min(left, columns), row, columns};
+        const Tile tile{e, first[e] + done, min(left, columns), row, columns};
         if (columns > 64) {
           *wide_to++ = tile;
         } else {
@@ -133,12 +144,6 @@ __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
         }
       }
     }
-  }
-  __syncthreads();
-  for (int p = me; p < pairs; p += 1024) {
-    const int to = atomicAdd(&place[args.table.experts[p]], 1);
-    args.table.pairs[to] = p;
-    args.table.position[p] = to;
   }
 }
 
@@ -454,6 +459,9 @@ void prefill_norm(const PrefillNormArgs& args, Stream stream) {
 void prefill_route(const PrefillRouteArgs& args, Stream stream) {
   launch("prefill_route", route_kernel, dim3(ceil_div(args.rows, 8)), 256, 0, stream, false, args);
   launch("prefill_table", table_kernel, dim3(1), 1024, 0, stream, false, args);
+  const int pairs = static_cast<int>(args.rows) * kSlots;
+  launch("prefill_place", place_kernel, dim3(ceil_div(pairs, 256)), 256, 0, stream, false, args.table,
+         pairs);
 }
 
 void prefill_gate_up(const GroupedArgs& args, Stream stream) { launch_grouped<true>(args, stream); }
