@@ -82,7 +82,8 @@ class Flags {
   CLI::App& app_;
 };
 
-void add_model_options(CLI::App& app, ModelOptions& options) {
+// Where and how a model runs.
+void add_run_options(CLI::App& app, ModelOptions& options) {
   Flags flags(app);
   app.add_option("model", options.model, "Model directory")->required();
   flags.option("--device", options.device, "Where to run: auto, cpu, cuda:N");
@@ -98,6 +99,11 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       .option("-t,--cpu-threads,--threads", options.threads,
               "Kernel threads; 0: one per physical core")
       ->check(CLI::Range(0, 1024));
+}
+
+void add_model_options(CLI::App& app, ModelOptions& options) {
+  add_run_options(app, options);
+  Flags flags(app);
   flags.count("-c,--max-model-len", options.max_model_len,
               "Prompt plus completion, for example 32k; 0: auto");
   flags.count("--max-num-seqs", options.max_num_seqs,
@@ -174,18 +180,35 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
   app.add_flag("--overwrite", options.overwrite, "Replace DESTINATION if it exists");
 }
 
-void add_eval(CLI::App& root, PerplexityOptions& options) {
+void add_text_options(CLI::App& app, EvalOptions& options) {
+  Flags flags(app);
+  app.add_option("--data,--text", options.data, "Text file");
+  flags.choice("--mode", options.mode, {"llama", "stride", "harness", "documents", "stories"},
+               "llama: windows, second halves scored; stride: sliding windows; harness: WikiText "
+               "articles as lm-evaluation-harness scores them; documents (or stories): each from "
+               "an empty state, parted by lines <|endoftext|>");
+  flags.count("-c,--context", options.context,
+              "Tokens of a window; 0: 512, or the model's length in mode harness");
+  flags.count("--stride", options.stride, "Mode stride: tokens scored a window; 0: half of it");
+  flags.count("--limit,--chunks", options.limit, "Documents or windows at most; 0: all");
+  app.add_flag("--json", options.json, "Print the result file instead of text");
+  app.add_option("--out", options.out, "Write the result file (JSON) here");
+}
+
+void add_perplexity(CLI::App& eval, PerplexityOptions& options) {
+  CLI::App& app = *eval.add_subcommand("ppl", "Perplexity of a text");
+  add_run_options(app, options.model);
+  add_text_options(app, options.eval);
+  app.get_option("--data")->required();
+  Flags flags(app);
+  flags.count("--batch", options.batch, "Sequences side by side; changes no bit on the CPU");
+  app.add_flag("--by-position", options.by_position, "Mean nll by position in the sequence");
+}
+
+CLI::App& add_eval(CLI::App& root) {
   CLI::App& eval = *root.add_subcommand("eval", "Measure a model's quality");
   eval.require_subcommand(1);
-  CLI::App& app = *eval.add_subcommand("ppl", "Perplexity of a text");
-  add_model_options(app, options.model);
-  Flags flags(app);
-  app.add_option("--data", options.data, "Text file")->required();
-  flags.choice("--mode", options.mode, {"documents", "llama"},
-               "documents: each from an empty state; llama: windows");
-  flags.count("--context", options.context, "Window length of mode llama");
-  flags.count("--limit", options.limit, "Documents or windows at most; 0: all");
-  app.add_flag("--json", options.json, "Machine-readable output");
+  return eval;
 }
 
 void add_bench(CLI::App& root, BenchEngineOptions& options) {
@@ -270,7 +293,7 @@ std::variant<Command, ParseExit> parse_arguments(std::vector<std::string> argume
   add_chat(root, chat);
   add_inspect(root, inspect);
   add_bench(root, bench);
-  add_eval(root, perplexity);
+  add_perplexity(add_eval(root), perplexity);
   root.add_subcommand("version", "Print the version");
 
   std::transform(arguments.begin(), arguments.end(), arguments.begin(), normalized_flag);

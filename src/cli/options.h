@@ -62,13 +62,22 @@ struct QuantizeOptions {
   bool overwrite = false;
 };
 
+/// Which tokens of a text are scored, and where the result goes; shared by the eval commands.
+struct EvalOptions {
+  std::string data;
+  std::string mode = "llama";  // llama, stride, harness, documents
+  int64_t context = 0;  // tokens of a window; 0: 512, or the model's length for harness
+  int64_t stride = 0;  // mode stride; 0: half the context
+  int64_t limit = 0;  // documents or windows at most; 0: all
+  bool json = false;  // the result file on standard output instead of text
+  std::string out;  // write the result file here
+};
+
 struct PerplexityOptions {
   ModelOptions model;
-  std::string data;
-  std::string mode = "documents";  // documents, llama
-  int64_t context = 512;  // mode llama
-  int64_t limit = 0;  // documents or windows at most; 0: all
-  bool json = false;
+  EvalOptions eval;
+  int64_t batch = 1;  // sequences side by side
+  bool by_position = false;
 };
 
 struct BenchEngineOptions {

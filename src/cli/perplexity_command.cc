@@ -1,142 +1,181 @@
-// nibble eval ppl: perplexity of a text file, in mode documents or llama (spec eval.md 2).
-#include "base/file.h"
-#include "base/json.h"
+// nibble eval ppl: perplexity of a text file (spec eval.md 2).
+//
+// Running values go to standard output as they come; with --json the result file is all that does.
 #include "cli/commands.h"
+#include "cli/eval_result.h"
+#include "cli/eval_text.h"
 #include "cli/exit_codes.h"
 #include "cli/interrupt.h"
 #include "cli/model_session.h"
 #include "cli/progress.h"
-#include "eval/documents.h"
 #include "eval/perplexity.h"
+#include "eval/statistics.h"
 #include "tokenizer/tokenizer.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <numbers>
 
 namespace nibble::cli {
 namespace {
 
-// Documents mode: this many tokens of a document and the end-of-text token.
-constexpr size_t kDocumentTokens = 2047;
+constexpr int32_t kRowsPerSequence = 256;  // of one step
 
-// A sequence to score, from its first scored token on.
-struct ScoredSequence {
-  std::vector<int32_t> tokens;
-  int64_t first_scored = 1;
-};
+class PerplexityRun {
+ public:
+  explicit PerplexityRun(const PerplexityOptions& options)
+      : options_(options), eval_(options.eval) {}
 
-Result<std::vector<ScoredSequence>> document_sequences(const tokenizer::Tokenizer& tokenizer,
-                                                       const std::string& text) {
-  const std::optional<int32_t> end = tokenizer.token_id("<|endoftext|>");
-  if (!end) return Error{ErrorCode::unsupported, "the tokenizer has no token <|endoftext|>"};
-  std::vector<ScoredSequence> out;
-  for (const std::string& document : eval::split_documents(text)) {
-    std::vector<int32_t> ids = tokenizer.encode(document, tokenizer::AddedTokens::parse);
-    ids.resize(std::min(ids.size(), kDocumentTokens));
-    ids.push_back(*end);
-    out.push_back({std::move(ids), 1});
+  Result<void> run() {
+    NIBBLE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(options_.model.model));
+    NIBBLE_ASSIGN_OR_RETURN(const formats::ModelConfig config,
+                            formats::load_model_config(options_.model.model));
+    NIBBLE_ASSIGN_OR_RETURN(text_, read_eval_text(eval_, tokenizer, config));
+    NIBBLE_RETURN_IF_ERROR(open());
+    NIBBLE_RETURN_IF_ERROR(score());
+    if (!eval_.json) print_totals();
+    return deliver_result(result(), eval_);
   }
-  return out;
-}
 
-Result<std::vector<ScoredSequence>> window_sequences(const tokenizer::Tokenizer& tokenizer,
-                                                     const std::string& text, int64_t context) {
-  const std::vector<int32_t> ids = tokenizer.encode(text, tokenizer::AddedTokens::parse);
-  const auto count = static_cast<int64_t>(ids.size());
-  if (context < 4) {
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("--context: found {}, expected at least 4", context)};
+ private:
+  Result<void> open() {
+    const int32_t longest = eval::longest_sequence(text_.sequences);
+    const auto batch = static_cast<int32_t>(std::max<int64_t>(
+        1, std::min<int64_t>(options_.batch, static_cast<int64_t>(text_.sequences.size()))));
+    SessionNeeds needs;
+    needs.max_num_seqs = batch;
+    needs.max_num_batched_tokens = kRowsPerSequence * batch;
+    needs.max_model_len = longest;
+    needs.logits_of_all_rows = true;
+    NIBBLE_ASSIGN_OR_RETURN(session_, ModelSession::open(options_.model, needs));
+    const runtime::StepCapacity& capacity = session_->capacity();
+    if (session_->limits().max_model_len < longest || capacity.sequences < batch ||
+        session_->limits().num_pages < eval::StepWriter::pages_needed(capacity)) {
+      return Error{ErrorCode::exhausted,
+                   fmt::format("{} sequences of {} tokens side by side do not fit into memory; "
+                               "lower --batch or --context",
+                               batch, longest)};
+    }
+    return {};
   }
-  if (count < 2 * context) {
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("--data: {} tokens, expected at least {} (two windows of {})", count,
-                             2 * context, context)};
-  }
-  std::vector<ScoredSequence> out;
-  for (int64_t window = 0; window < count / context; ++window) {
-    const auto first = ids.begin() + window * context;
-    out.push_back({{first, first + context}, context / 2 + 1});
-  }
-  return out;
-}
 
-Result<std::vector<ScoredSequence>> make_sequences(const PerplexityOptions& options) {
-  const Result<std::string> read = read_file(options.data);
-  if (!read.ok()) return Error{ErrorCode::invalid_argument, "--data: " + read.error().message};
-  const std::string& text = read.value();
-  NIBBLE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(options.model.model));
-  auto sequences = options.mode == "llama" ? window_sequences(tokenizer, text, options.context)
-                                           : document_sequences(tokenizer, text);
-  if (!sequences.ok()) return sequences.error();
-  std::vector<ScoredSequence> out = std::move(sequences).value();
-  if (out.empty()) return Error{ErrorCode::invalid_argument, options.data + ": no text to score"};
-  if (options.limit > 0) out.resize(std::min(out.size(), static_cast<size_t>(options.limit)));
-  return out;
-}
-
-void print_result(const PerplexityOptions& options, const eval::NllSum& total, size_t sequences,
-                  DType kv_dtype) {
-  const char* unit = options.mode == "llama" ? "windows" : "documents";
-  if (options.json) {
-    const OrderedJson out = {{"mode", options.mode},
-                             {unit, sequences},
-                             {"tokens", total.tokens},
-                             {"nll_per_token", total.mean()},
-                             {"perplexity", total.perplexity()},
-                             {"perplexity_error", total.perplexity_error()},
-                             {"arithmetic", options.model.arithmetic},
-                             {"kv_dtype", dtype_name(kv_dtype)}};
-    fmt::print("{}\n", dump_json(out, 2));
-    return;
+  Result<void> score() {
+    eval::SequenceScorer scorer(session_->executor(), session_->device(), session_->capacity(),
+                                session_->config().vocab_size);
+    Progress progress("scoring");
+    const auto sequences = static_cast<int64_t>(text_.sequences.size());
+    const auto done = [&](size_t index, const eval::SequenceScores& scores) {
+      add(index, scores);
+      if (!eval_.json) {
+        fmt::print("[{}]{:.4f},", index + 1, eval::exp_of_mean(total_).value);
+        std::fflush(stdout);
+      }
+      progress.update(static_cast<int64_t>(index) + 1, sequences);
+      return interrupt_signal() == 0;
+    };
+    const Result<void> scored = scorer.score(text_.sequences, done);
+    progress.finish();
+    if (!eval_.json) fmt::print("\n");
+    return scored;
   }
-  fmt::print(
-      "perplexity {:.4f} +/- {:.4f}: {} tokens scored in {} {}, {:.5f} nats per token ({}, KV "
-      "{})\n",
-      total.perplexity(), total.perplexity_error(), total.tokens, sequences, unit, total.mean(),
-      options.model.arithmetic, dtype_name(kv_dtype));
-}
 
-Result<void> score_all(const PerplexityOptions& options) {
-  NIBBLE_ASSIGN_OR_RETURN(const std::vector<ScoredSequence> sequences, make_sequences(options));
-  size_t longest = 0;
-  for (const ScoredSequence& sequence : sequences)
-    longest = std::max(longest, sequence.tokens.size());
-  SessionNeeds needs;
-  needs.max_num_seqs = 1;
-  needs.max_num_batched_tokens = 256;
-  needs.max_model_len = static_cast<int32_t>(longest);
-  needs.logits_of_all_rows = true;
-  NIBBLE_ASSIGN_OR_RETURN(const auto session, ModelSession::open(options.model, needs));
-  if (session->limits().max_model_len < static_cast<int32_t>(longest)) {
-    return Error{ErrorCode::exhausted,
-                 fmt::format("a sequence has {} tokens, but only {} fit into memory", longest,
-                             session->limits().max_model_len)};
+  void add(size_t index, const eval::SequenceScores& scores) {
+    eval::MeanSum own;
+    for (size_t i = 0; i < scores.nll.size(); ++i) {
+      own.add(scores.nll[i]);
+      total_.add(scores.nll[i]);
+      by_position_.add(scores.first_scored + static_cast<int32_t>(i), scores.nll[i]);
+    }
+    items_.push_back({{"sequence", index + 1},
+                      {"tokens", own.count()},
+                      {"nll", own.sum()},
+                      {"running_perplexity", eval::exp_of_mean(total_).value}});
   }
-  eval::SequenceScorer scorer(session->executor(), session->device(), session->capacity(),
-                              session->config().vocab_size);
-  eval::NllSum total;
-  Progress progress("scoring");
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    if (interrupt_signal() != 0) return Error{ErrorCode::cancelled, "interrupted"};
-    NIBBLE_RETURN_IF_ERROR(scorer.score(sequences[i].tokens, sequences[i].first_scored, total));
-    if (total.tokens > 0) {
-      progress.update(static_cast<int64_t>(i) + 1, static_cast<int64_t>(sequences.size()),
-                      fmt::format("perplexity {:.4f}", total.perplexity()));
+
+  void print_totals() const {
+    const eval::Estimate perplexity = eval::exp_of_mean(total_);
+    if (eval_.mode == "llama") {
+      fmt::print("Final estimate: PPL over {} chunks for n_ctx={} = {:.4f} +/- {:.5f}\n",
+                 text_.sequences.size(), text_.context, perplexity.value, perplexity.error);
+    }
+    fmt::print(
+        "perplexity {:.4f} +/- {:.4f}: {} tokens scored in {} {}, {:.5f} nats per token ({}, KV "
+        "{})\n",
+        perplexity.value, perplexity.error, total_.count(), text_.sequences.size(), text_.unit,
+        total_.mean(), options_.model.arithmetic, dtype_name(session_->kv_dtype()));
+    if (text_.words > 0) {
+      fmt::print("word perplexity {:.4f} ({} words of {} documents)\n", per(text_.words),
+                 text_.words, text_.documents);
+    }
+    if (text_.bytes > 0) {
+      fmt::print("byte perplexity {:.5f}, bits a byte {:.5f} ({} bytes)\n", per(text_.bytes),
+                 bits_per_byte(), text_.bytes);
+    }
+    if (!options_.by_position) return;
+    fmt::print("{:>15} {:>10} {:>10} {:>12}\n", "position", "tokens", "mean nll", "perplexity");
+    for (const auto& bucket : by_position_.buckets()) {
+      if (bucket.sum.count() == 0) continue;
+      fmt::print("{:>15} {:>10} {:>10.5f} {:>12.4f}\n",
+                 fmt::format("{}-{}", bucket.first, bucket.last), bucket.sum.count(),
+                 bucket.sum.mean(), eval::exp_of_mean(bucket.sum).value);
     }
   }
-  progress.finish();
-  if (total.tokens == 0)
-    return Error{ErrorCode::invalid_argument, options.data + ": no token to score"};
-  print_result(options, total, sequences.size(), session->kv_dtype());
-  return {};
-}
+
+  // exp of the whole nll spread over `pieces`.
+  double per(int64_t pieces) const { return std::exp(total_.sum() / static_cast<double>(pieces)); }
+  double bits_per_byte() const {
+    return total_.sum() / (static_cast<double>(text_.bytes) * std::numbers::ln2);
+  }
+
+  OrderedJson result() const {
+    const RunDescription run = {options_.model.model, quantization_name(session_->config()),
+                                session_->device().description(), options_.model.arithmetic,
+                                dtype_name(session_->kv_dtype())};
+    OrderedJson out = result_head("ppl", run, eval_, text_);
+    out["flags"] = {{"batch", options_.batch}};
+    const eval::Estimate perplexity = eval::exp_of_mean(total_);
+    OrderedJson totals = {{"tokens", total_.count()},
+                          {"nll", total_.sum()},
+                          {"nll_per_token", total_.mean()},
+                          {"perplexity", perplexity.value},
+                          {"perplexity_error", perplexity.error}};
+    if (text_.words > 0) {
+      totals["words"] = text_.words;
+      totals["word_perplexity"] = per(text_.words);
+    }
+    if (text_.bytes > 0) {
+      totals["bytes"] = text_.bytes;
+      totals["byte_perplexity"] = per(text_.bytes);
+      totals["bits_per_byte"] = bits_per_byte();
+    }
+    out["totals"] = totals;
+    out["by_position"] = OrderedJson::array();
+    for (const auto& bucket : by_position_.buckets()) {
+      out["by_position"].push_back({{"first", bucket.first},
+                                    {"last", bucket.last},
+                                    {"tokens", bucket.sum.count()},
+                                    {"nll_per_token", bucket.sum.mean()}});
+    }
+    out["items"] = items_;
+    return out;
+  }
+
+  const PerplexityOptions& options_;
+  const EvalOptions& eval_;
+  EvalText text_;
+  std::unique_ptr<ModelSession> session_;
+  eval::MeanSum total_;
+  eval::PositionBuckets by_position_;
+  OrderedJson items_ = OrderedJson::array();
+};
 
 }  // namespace
 
 int run_perplexity(const PerplexityOptions& options) {
-  const Result<void> done = score_all(options);
+  const Result<void> done = PerplexityRun(options).run();
   return done.ok() ? kExitOk : report_error(done.error());
 }
 

@@ -302,6 +302,19 @@ Result<LoadedLayer> LoadedLayer::load(device::Device& device, WeightSource& sour
   return loaded;
 }
 
+Result<LoadedHead> LoadedHead::load(device::Device& device, WeightSource& source) {
+  const formats::ModelConfig& c = source.config();
+  LoadedHead loaded;
+  const size_t bytes = vector_bytes(Member::final_norm, c) +
+                       linear_bytes(device, source.format(Member::lm_head, -1), Member::lm_head, c);
+  NIBBLE_ASSIGN_OR_RETURN(loaded.memory_, device.allocate(bytes, "weights of the head"));
+  LayerPacker packer(device, source, loaded.memory_->data());
+  NIBBLE_ASSIGN_OR_RETURN(loaded.weights_.final_norm, packer.vector(Member::final_norm, -1));
+  NIBBLE_ASSIGN_OR_RETURN(loaded.weights_.lm_head, packer.linear(Member::lm_head, -1));
+  device.synchronize();
+  return loaded;
+}
+
 device::WorkspaceSpec workspace_spec(const formats::ModelConfig& c, int64_t max_rows) {
   device::WorkspaceSpec spec;
   spec.max_rows = max_rows;

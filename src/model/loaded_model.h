@@ -48,6 +48,17 @@ class LoadedLayer {
   LayerWeights weights_;
 };
 
+/// Final norm and output matrix alone: what streamed evaluation needs behind the last layer.
+class LoadedHead {
+ public:
+  static Result<LoadedHead> load(device::Device& device, WeightSource& source);
+  const device::HeadWeights& weights() const { return weights_; }
+
+ private:
+  std::unique_ptr<device::Memory> memory_;
+  device::HeadWeights weights_;
+};
+
 /// Activation buffers this model needs on a device for steps of up to `max_rows` rows.
 device::WorkspaceSpec workspace_spec(const formats::ModelConfig& config, int64_t max_rows);
 

@@ -1,0 +1,19 @@
+#include "eval/softmax.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace nibble::eval {
+
+double log_sum_exp(std::span<const float> row) {
+  const float largest = *std::max_element(row.begin(), row.end());
+  double sum = 0;
+  for (const float x : row) sum += std::exp(static_cast<double>(x - largest));
+  return static_cast<double>(largest) + std::log(sum);
+}
+
+double negative_log_likelihood(std::span<const float> row, int32_t token) {
+  return log_sum_exp(row) - static_cast<double>(row[static_cast<size_t>(token)]);
+}
+
+}  // namespace nibble::eval
