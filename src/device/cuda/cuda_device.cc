@@ -171,6 +171,8 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   const auto head_dim = static_cast<int32_t>(spec.head_dim);
   pieces.take(scratch->attention,
               static_cast<int64_t>(cuda::attention_scratch_floats(rows, heads, head_dim)));
+  pieces.take(scratch->delta, static_cast<int64_t>(cuda::delta_scratch_floats(
+                                  rows, static_cast<int32_t>(spec.value_heads))));
   pieces.take(scratch->expert_outputs, pairs * spec.hidden_size * 4);
   pieces.take(scratch->gemm, static_cast<int64_t>(Gemm::kWorkspaceBytes));
   pieces.take(scratch->dequantized, static_cast<int64_t>(kDequantizedBytes));

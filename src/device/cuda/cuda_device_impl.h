@@ -104,6 +104,7 @@ class CudaDevice final : public Device {
   /// Buffers besides the named activations, views of one allocation.
   struct Scratch {
     float* attention = nullptr;
+    float* delta = nullptr;
     std::byte* expert_outputs = nullptr;  // [pairs][H] f32
     std::byte* gemm = nullptr;
     std::byte* dequantized = nullptr;

@@ -86,6 +86,8 @@ void CudaDevice::short_conv(const StepPlan& plan, const DeltaNetWeights& weights
 void CudaDevice::gated_delta(const StepPlan& plan, const DeltaNetWeights& weights,
                              const StateLayer& cache, ConstTensorView qkv, ConstTensorView g,
                              ConstTensorView beta, TensorView core) {
+  NIBBLE_CHECK(plan.num_rows <= 16384 && plan.num_sequences <= 1024, "rows of the delta rule",
+               plan.num_rows, plan.num_sequences);
   cuda::gated_delta({.step = step_of(plan),
                      .qkv = qkv.as<float>(),
                      .g = g.as<float>(),
@@ -96,7 +98,8 @@ void CudaDevice::gated_delta(const StepPlan& plan, const DeltaNetWeights& weight
                      .key_head_dim = static_cast<int32_t>(weights.key_head_dim),
                      .value_head_dim = static_cast<int32_t>(weights.value_head_dim),
                      .state = cache.recurrent,
-                     .state_stride = cache.recurrent_stride},
+                     .state_stride = cache.recurrent_stride,
+                     .scalars = scratch_.delta},
                     stream_.get());
 }
 

@@ -179,7 +179,9 @@ struct GatedDeltaArgs {
   int32_t num_key_heads, num_value_heads, key_head_dim, value_head_dim;
   float* state;
   int64_t state_stride;
+  float* scalars;  // scratch of delta_scratch_floats
 };
+size_t delta_scratch_floats(int64_t max_rows, int32_t num_value_heads);
 void gated_delta(const GatedDeltaArgs& args, Stream stream);
 
 // ---- Random data on the device (dummy weights): the streams of base/rng.h
