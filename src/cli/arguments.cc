@@ -1,6 +1,7 @@
 #include "cli/arguments.h"
 
 #include "base/sizes.h"
+#include "quantize/recipe.h"
 
 #include <CLI/CLI.hpp>
 
@@ -157,7 +158,7 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
   Flags flags(app);
   app.add_option("source", options.source, "BF16 model directory")->required();
   app.add_option("destination", options.destination, "Directory to write")->required();
-  flags.choice("--recipe", options.recipe, {"nvfp4-mlp"}, "What becomes NVFP4");
+  flags.choice("--recipe", options.recipe, quantize::Recipe::names(), "What becomes what");
   flags.option("--calib", options.calib,
                "Calibration text: .jsonl with text, article or messages; or .txt");
   flags.option("--calib-samples", options.calib_samples, "Samples used")
@@ -171,6 +172,10 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
       "--compat", options.compat,
       {"modelopt-0.44-cuda", "modelopt-0.44-cpu", "modelopt-0.47-cuda", "modelopt-0.47-cpu"},
       "Write exactly what this ModelOpt writes, bytes and configuration");
+  flags.choice("--scales", options.scales, {"auto", "max", "mse", "four-over-six", "hessian"},
+               "How NVFP4 block scales are chosen; auto: as the recipe has it");
+  flags.option("--rules", options.rules,
+               "Formats by module name: lines \"PATTERN bf16|fp8|nvfp4|nvfp4-weight-only\"");
   flags.choice("--arithmetic", options.arithmetic, {"f32", "exact"},
                "Arithmetic of the calibration run");
   flags

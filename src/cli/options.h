@@ -55,6 +55,8 @@ struct QuantizeOptions {
   std::string calib_tokens;  // token ids
   std::string amax;  // calibrated maxima instead of a calibration run
   std::string compat;  // modelopt-{0.44,0.47}-{cuda,cpu}
+  std::string scales = "auto";  // auto: the recipe's own; max, mse, four-over-six, hessian
+  std::string rules;  // file of format rules
   std::string arithmetic = "f32";
   int calib_samples = 128;
   int calib_length = 512;

@@ -9,6 +9,7 @@
 #include "cli/interrupt.h"
 #include "cli/model_session.h"
 #include "cli/progress.h"
+#include "formats/nvfp4_search.h"
 #include "model/checkpoint_source.h"
 #include "quantize/calibration.h"
 #include "quantize/exporter.h"
@@ -153,6 +154,15 @@ class QuantizeRun {
     job_.source_directory = options_.source;
     NIBBLE_ASSIGN_OR_RETURN(job_.recipe, quantize::Recipe::find(options_.recipe));
     NIBBLE_ASSIGN_OR_RETURN(job_.compat, quantize::Compat::parse(options_.compat));
+    job_.scales = formats::parse_scale_method(options_.scales).value_or(job_.recipe.scales);
+    NIBBLE_RETURN_IF_ERROR(quantize::check_compat(job_.recipe, job_.compat, job_.scales));
+    if (!options_.rules.empty()) {
+      if (!options_.compat.empty()) {
+        return Error{ErrorCode::invalid_argument, "--rules and --compat: give one of them"};
+      }
+      NIBBLE_ASSIGN_OR_RETURN(const std::string rules, read_file(options_.rules));
+      NIBBLE_ASSIGN_OR_RETURN(job_.rules, quantize::parse_format_rules(rules, options_.rules));
+    }
     const Existing existing = options_.overwrite ? Existing::replace : Existing::refuse;
     NIBBLE_RETURN_IF_ERROR(check_folders(existing));
     NIBBLE_ASSIGN_OR_RETURN(const formats::ModelConfig config,
@@ -160,8 +170,12 @@ class QuantizeRun {
     NIBBLE_ASSIGN_OR_RETURN(auto checkpoint, formats::Checkpoint::open(options_.source));
     checkpoint_ = std::make_unique<formats::Checkpoint>(std::move(checkpoint));
     NIBBLE_ASSIGN_OR_RETURN(source_, model::CheckpointSource::open(*checkpoint_, config));
-    NIBBLE_RETURN_IF_ERROR(quantize::check_quantizable(*source_, options_.source));
+    NIBBLE_RETURN_IF_ERROR(quantize::check_quantizable(*source_, job_));
     NIBBLE_ASSIGN_OR_RETURN(calibration_, choose_calibration(options_));
+    if (needs_moments() && calibration_.sequences.empty()) {
+      return Error{ErrorCode::invalid_argument,
+                   "--scales hessian: needs a calibration run, not --amax"};
+    }
     NIBBLE_ASSIGN_OR_RETURN(compute_,
                             make_compute_device("cpu", options_.arithmetic, options_.threads));
     NIBBLE_ASSIGN_OR_RETURN(const std::string job,
@@ -202,6 +216,12 @@ class QuantizeRun {
     return write_file_atomic(note, maxima_.table());
   }
 
+  bool needs_moments() const { return job_.scales == formats::ScaleMethod::hessian; }
+
+  std::string moments_note(int layer) const {
+    return folder_->note(fmt::format("moments-{}", layer));
+  }
+
   // A weight that is not finite would show in the maxima only, without its name.
   Result<void> check_weights() {
     Progress bar("checking");
@@ -216,13 +236,18 @@ class QuantizeRun {
   Result<void> calibrate() {
     Progress bar("calibrating");
     const auto started = std::chrono::steady_clock::now();
+    quantize::CalibrationRequest request{calibration_.sequences, nullptr};
+    if (needs_moments()) {
+      request.moments = [&](int layer, const quantize::LayerMoments& moments) {
+        return moments.write(moments_note(layer));
+      };
+    }
     NIBBLE_ASSIGN_OR_RETURN(
         quantize::CalibrationResult result,
-        quantize::calibrate(*compute_.device, *source_, calibration_.sequences,
-                            [&](int done, int total) {
-                              bar.update(done, total, fmt::format("layer {} of {}", done, total));
-                              return interrupt_signal() == 0;
-                            }));
+        quantize::calibrate(*compute_.device, *source_, request, [&](int done, int total) {
+          bar.update(done, total, fmt::format("layer {} of {}", done, total));
+          return interrupt_signal() == 0;
+        }));
     bar.finish();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
     fmt::print("             {}/{} experts calibrated, {} tokens, {:.1f} s\n", result.experts_seen,
@@ -240,6 +265,7 @@ class QuantizeRun {
       bar.update(done, total, format_bytes(done) + " of " + format_bytes(total));
       return interrupt_signal() == 0;
     };
+    job_.moments = [&](int layer) { return quantize::LayerMoments::read(moments_note(layer)); };
     NIBBLE_ASSIGN_OR_RETURN(
         report_, quantize::export_checkpoint(*compute_.device, *source_, *checkpoint_, maxima_,
                                              job_, *folder_, progress));
@@ -258,6 +284,9 @@ class QuantizeRun {
     fmt::print("bits         {:.2f} per quantized weight, {:.2f} per weight of the whole file\n",
                bits(report_.quantized_bytes, report_.quantized_weights),
                bits(report_.destination_bytes, report_.all_weights));
+    const quantize::GroupError& all = report_.errors.at("all");
+    fmt::print("error        {:.5f} relative, {:.2f} dB over {} matrices; worst {:.4f} at {}\n",
+               all.relative(), all.sqnr(), all.matrices, all.largest, all.largest_name);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started_;
     fmt::print("written      {} in {:.1f} s\n", options_.destination, seconds.count());
   }

@@ -1,5 +1,5 @@
-// Whose NVFP4 bytes are written: what differs between ModelOpt's versions and machines (spec nvfp4.md
-// 1.4, 1.5).
+// Whose NVFP4 bytes are written: what differs between ModelOpt's versions and machines (spec
+// nvfp4.md 1.4, 1.5), and how block scales are chosen (4.2-4.5).
 //
 // Plain types, apart from the encoder so that the device interface can name them.
 #pragma once
@@ -14,6 +14,20 @@ enum class ScalarDivision { recip, ieee };
 struct Nvfp4Rules {
   ScalarDivision division = ScalarDivision::recip;
   bool clamps_block_scales = true;  // to [2^-9, 448] before rounding: 0.45 and later
+};
+
+/// How block scales are chosen. max: from the block's largest magnitude (ModelOpt's max rule).
+enum class ScaleMethod { max, mse, four_over_six, hessian };
+
+/// What the blocks of one matrix are searched with.
+struct ScaleSearch {
+  ScaleMethod method = ScaleMethod::mse;  // any but max
+  float amax = 0;  // of the tensor, or of the group that shares its scale
+  Nvfp4Rules rules;
+  /// hessian: [K/16][16][16] f32, symmetric: mean of x x^T over the inputs x of each block of
+  /// columns. Null, or a block whose trace is 0 or not finite: squared error (with H = 0 every
+  /// scale would cost nothing and the block be lost).
+  const float* moments = nullptr;
 };
 
 }  // namespace nibble::formats

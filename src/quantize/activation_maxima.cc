@@ -36,19 +36,26 @@ std::optional<float> parse_amax(std::string_view text) {
   return std::bit_cast<float>(bits);
 }
 
-// The two columns that matter, from the header line.
+// The columns that matter, from the header line.
 struct Columns {
   size_t quantizer = SIZE_MAX;
   size_t amax = SIZE_MAX;
+  size_t global_amax = SIZE_MAX;  // may be absent
 
   explicit Columns(const std::vector<std::string_view>& header) {
     for (size_t i = 0; i < header.size(); ++i) {
       if (header[i] == "quantizer") quantizer = i;
       if (header[i] == "amax") amax = i;
+      if (header[i] == "global_amax") global_amax = i;
     }
   }
   bool complete() const { return quantizer != SIZE_MAX && amax != SIZE_MAX; }
   size_t needed() const { return std::max(quantizer, amax) + 1; }
+  /// The maximum of the whole tensor.
+  std::string_view amax_of(const std::vector<std::string_view>& cells) const {
+    const bool has_global = global_amax < cells.size() && cells[global_amax] != "-";
+    return cells[has_global ? global_amax : amax];
+  }
 };
 
 }  // namespace
@@ -74,7 +81,7 @@ Result<ActivationMaxima> ActivationMaxima::read_table(const std::string& path) {
                                columns.needed()));
       continue;
     }
-    const std::string_view written = cells[columns.amax];
+    const std::string_view written = columns.amax_of(cells);
     if (written == "-") continue;
     const std::optional<float> amax = parse_amax(written);
     if (!amax) {
@@ -106,28 +113,6 @@ std::optional<float> ActivationMaxima::find(const std::string& quantizer) const 
 void ActivationMaxima::raise(const std::string& quantizer, float magnitude) {
   const auto [it, inserted] = values_.emplace(quantizer, magnitude);
   if (!inserted) it->second = formats::max_or_nan(it->second, magnitude);
-}
-
-QuantizerNames::QuantizerNames(const std::string& layer_prefix)
-    : experts_gate_up_input(layer_prefix + "mlp.experts.gate_up_proj_input_quantizer"),
-      experts_down_input(layer_prefix + "mlp.experts.down_proj_input_quantizer"),
-      shared_gate_input(layer_prefix + "mlp.shared_expert.gate_proj.input_quantizer"),
-      shared_up_input(layer_prefix + "mlp.shared_expert.up_proj.input_quantizer"),
-      shared_down_input(layer_prefix + "mlp.shared_expert.down_proj.input_quantizer"),
-      k(layer_prefix + "self_attn.k_bmm_quantizer"),
-      v(layer_prefix + "self_attn.v_bmm_quantizer"),
-      mlp_(layer_prefix + "mlp.") {}
-
-std::string QuantizerNames::expert_gate_up_weight(int64_t expert) const {
-  return mlp_ + "experts.gate_up_proj_weight_quantizers." + std::to_string(expert);
-}
-
-std::string QuantizerNames::expert_down_weight(int64_t expert) const {
-  return mlp_ + "experts.down_proj_weight_quantizers." + std::to_string(expert);
-}
-
-std::string QuantizerNames::shared_weight(const char* projection) const {
-  return mlp_ + "shared_expert." + projection + ".weight_quantizer";
 }
 
 }  // namespace nibble::quantize

@@ -1,8 +1,7 @@
 // ActivationMaxima: the largest magnitudes seen at the places a quantized model needs a scale for.
 //
 // Kept under ModelOpt's quantizer names, so its calibration tables can be read in place of a
-// calibration run:
-//   LAYER.mlp.experts.gate_up_proj_input_quantizer, LAYER.self_attn.k_bmm_quantizer, ...
+// calibration run (quantizer_names.h).
 #pragma once
 
 #include "base/result.h"
@@ -17,7 +16,9 @@ class ActivationMaxima {
  public:
   /// Reads a table: header line with columns "quantizer" and "amax", tab separated; amax is the
   /// hexadecimal bit pattern of an f32, "-" (none, the row is skipped), or "#n" and the largest of
-  /// n block maxima. Other columns are ignored. Every bad line is listed (invalid_argument).
+  /// n block maxima. Where a column "global_amax" has a value it is taken instead (searched
+  /// weights: the tensor's maximum). Other columns are ignored. Every bad line is listed
+  /// (invalid_argument).
   static Result<ActivationMaxima> read_table(const std::string& path);
   /// The table of all maxima, as read_table reads it.
   std::string table() const;
@@ -29,20 +30,6 @@ class ActivationMaxima {
 
  private:
   std::map<std::string, float> values_;
-};
-
-/// Quantizer names of one layer.
-struct QuantizerNames {
-  explicit QuantizerNames(const std::string& layer_prefix);  // "model.language_model.layers.0."
-  std::string experts_gate_up_input, experts_down_input;
-  std::string shared_gate_input, shared_up_input, shared_down_input;
-  std::string k, v;
-  std::string expert_gate_up_weight(int64_t expert) const;
-  std::string expert_down_weight(int64_t expert) const;
-  std::string shared_weight(const char* projection) const;  // "gate_proj"
-
- private:
-  std::string mlp_;
 };
 
 }  // namespace nibble::quantize

@@ -1,8 +1,7 @@
-// Tests for calibration tables, token files and recipe names.
+// Tests for calibration tables and token files.
 #include "quantize/activation_maxima.h"
 
 #include "base/file.h"
-#include "quantize/recipe.h"
 #include "quantize/token_file.h"
 #include "tests/support/temp_folder.h"
 
@@ -14,8 +13,6 @@
 
 namespace nibble::quantize {
 namespace {
-
-using formats::ScalarDivision;
 
 Result<ActivationMaxima> read(const std::string& text) {
   const TempFolder folder;
@@ -43,6 +40,14 @@ TEST(ActivationMaxima, BlockMaximaAndAbsentOnes) {
   ASSERT_TRUE(table.ok()) << table.error().message;
   EXPECT_EQ(table.value().find("a"), 1.0f);
   EXPECT_EQ(table.value().find("b"), std::nullopt);
+}
+
+TEST(ActivationMaxima, SearchedWeightsHaveTheirTensorsMaximum) {
+  const auto table =
+      read("quantizer\tamax\tglobal_amax\na\t#4 3f800000\t40000000\nb\t40400000\t-\n");
+  ASSERT_TRUE(table.ok()) << table.error().message;
+  EXPECT_EQ(table.value().find("a"), 2.0f);
+  EXPECT_EQ(table.value().find("b"), 3.0f);
 }
 
 TEST(ActivationMaxima, BadLinesAreAllNamed) {
@@ -79,34 +84,6 @@ TEST(ActivationMaxima, RaiseKeepsTheLargestAndNan) {
   maxima.raise("a", std::numeric_limits<float>::quiet_NaN());
   maxima.raise("a", 3.0f);
   EXPECT_TRUE(std::isnan(*maxima.find("a")));
-}
-
-TEST(Compat, Names) {
-  EXPECT_EQ(Compat::parse("").value().version, Compat::Version::none);
-  EXPECT_EQ(Compat::parse("").value().rules.division, ScalarDivision::recip);
-  EXPECT_TRUE(Compat::parse("").value().rules.clamps_block_scales);
-  const Compat old = Compat::parse("modelopt-0.44-cpu").value();
-  EXPECT_EQ(old.version, Compat::Version::modelopt_0_44);
-  EXPECT_EQ(old.rules.division, ScalarDivision::ieee);
-  EXPECT_FALSE(old.rules.clamps_block_scales);
-  const Compat now = Compat::parse("modelopt-0.47-cuda").value();
-  EXPECT_EQ(now.version, Compat::Version::modelopt_0_47);
-  EXPECT_EQ(now.rules.division, ScalarDivision::recip);
-  EXPECT_TRUE(now.rules.clamps_block_scales);
-  for (const char* name : {"modelopt-0.45-cpu", "modelopt-0.44-", "modelopt-0.44-cpux", "x"}) {
-    const auto compat = Compat::parse(name);
-    ASSERT_FALSE(compat.ok()) << name;
-    EXPECT_NE(compat.error().message.find(name), std::string::npos);
-  }
-}
-
-TEST(Recipe, KnownAndUnknown) {
-  const Recipe seed = Recipe::find("nvfp4-mlp").value();
-  EXPECT_TRUE(seed.fp8_kv && seed.input_scales);
-  EXPECT_TRUE(seed.quantizes(model::Member::shared_down));
-  EXPECT_FALSE(seed.quantizes(model::Member::router));
-  EXPECT_FALSE(seed.quantizes(model::Member::lm_head));
-  EXPECT_FALSE(Recipe::find("nvfp4").ok());
 }
 
 TEST(TokenFile, ReadsSequencesAndRefusesTheRest) {

@@ -1,77 +1,19 @@
 #include "quantize/calibration.h"
 
-#include "device/observer.h"
-#include "formats/bf16.h"
-#include "formats/nvfp4_encode.h"
 #include "model/loaded_model.h"
 #include "model/qwen3_5_moe/decoder.h"
+#include "quantize/input_observer.h"
 #include "quantize/layer_caches.h"
+#include "quantize/member_table.h"
 #include "tensor/tensor.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
 namespace nibble::quantize {
 namespace {
-
-// Takes the maxima off the taps of the composed blocks.
-class MaximaObserver : public device::Observer {
- public:
-  MaximaObserver(const formats::ModelConfig& config, const model::NamePrefix& prefix,
-                 CalibrationResult& result)
-      : config_(config), prefix_(prefix), result_(result) {}
-
-  void start_layer(int layer) {
-    names_ =
-        std::make_unique<QuantizerNames>(prefix_.text + "layers." + std::to_string(layer) + ".");
-    seen_.assign(static_cast<size_t>(config_.num_experts), false);
-  }
-  void finish_layer() { result_.experts_seen += std::count(seen_.begin(), seen_.end(), true); }
-
-  void observe(int layer, std::string_view name, ConstTensorView tensor) override {
-    if (layer < 0) return;
-    if (name == "post_norm") {
-      const float magnitude = largest(tensor);
-      raise({&names_->experts_gate_up_input, &names_->shared_gate_input, &names_->shared_up_input},
-            magnitude);
-    } else if (name == "moe.slots") {
-      raise({&names_->experts_down_input}, largest(tensor));
-    } else if (name == "moe.shared_slots") {
-      raise({&names_->shared_down_input}, largest(tensor));
-    } else if (name == "attn.k") {
-      raise({&names_->k}, largest(tensor));
-    } else if (name == "attn.v") {
-      raise({&names_->v}, largest(tensor));
-    } else if (name == "moe.experts") {
-      for (int64_t i = 0; i < tensor.shape().elements(); ++i) {
-        seen_[static_cast<size_t>(tensor.as<int32_t>()[i])] = true;
-      }
-    }
-  }
-
- private:
-  static float largest(ConstTensorView tensor) {
-    float out = 0.0f;
-    for (int64_t i = 0; i < tensor.shape().elements(); ++i) {
-      const float value = tensor.dtype() == DType::bf16
-                              ? formats::bf16_to_f32(tensor.as<uint16_t>()[i])
-                              : tensor.as<float>()[i];
-      out = formats::max_or_nan(out, std::fabs(value));
-    }
-    return out;
-  }
-  void raise(std::initializer_list<const std::string*> quantizers, float magnitude) {
-    for (const std::string* quantizer : quantizers) result_.maxima.raise(*quantizer, magnitude);
-  }
-
-  const formats::ModelConfig& config_;
-  const model::NamePrefix& prefix_;
-  CalibrationResult& result_;
-  std::unique_ptr<QuantizerNames> names_;
-  std::vector<bool> seen_;
-};
 
 // One sequence as a step of its own.
 struct SequenceRun {
@@ -126,46 +68,100 @@ Result<std::vector<SequenceRun>> make_runs(const formats::ModelConfig& config,
   return runs;
 }
 
+// The state of a calibration between its layers.
+class Calibrator {
+ public:
+  Calibrator(device::Device& device, model::CheckpointSource& source,
+             const CalibrationRequest& request)
+      : device_(device),
+        source_(source),
+        request_(request),
+        decoder_(device, model::Placement()),
+        observer_(source.config(), source.prefix(), result_.maxima, request.moments != nullptr) {}
+
+  Result<CalibrationResult> run(const CalibrationProgress& progress) {
+    NIBBLE_RETURN_IF_ERROR(prepare());
+    const auto layers = static_cast<int>(source_.config().num_hidden_layers);
+    for (int i = 0; i < layers; ++i) {
+      if (!progress(i, layers)) return Error{ErrorCode::cancelled, "calibration was interrupted"};
+      NIBBLE_RETURN_IF_ERROR(run_layer(i));
+    }
+    NIBBLE_RETURN_IF_ERROR(run_head());
+    progress(layers, layers);
+    return std::move(result_);
+  }
+
+ private:
+  Result<void> prepare() {
+    const formats::ModelConfig& config = source_.config();
+    NIBBLE_ASSIGN_OR_RETURN(runs_, make_runs(config, request_.sequences));
+    int64_t longest = 0;
+    for (const SequenceRun& run : runs_) {
+      result_.tokens += run.step.q_len;
+      longest = std::max<int64_t>(longest, run.step.q_len);
+    }
+    result_.experts_total = config.num_hidden_layers * config.num_experts;
+    NIBBLE_RETURN_IF_ERROR(device_.set_workspace(model::workspace_spec(config, longest)));
+    NIBBLE_ASSIGN_OR_RETURN(caches_, LayerCaches::create(device_, config, longest));
+    model::ModelWeights embedding;
+    NIBBLE_ASSIGN_OR_RETURN(embedding.embed_tokens, source_.embedding());
+    NIBBLE_CHECK(device_.shares_host_memory(), "calibration reads the embedding table in place");
+    for (SequenceRun& run : runs_) {
+      decoder_.embed(run.plan(caches_.pages(), nullptr), embedding, run.hidden.view());
+    }
+    return {};
+  }
+
+  Result<void> run_layer(int index) {
+    NIBBLE_ASSIGN_OR_RETURN(const model::LoadedLayer layer,
+                            model::LoadedLayer::load(device_, source_, index));
+    observer_.start_layer(index);
+    for (SequenceRun& run : runs_) {
+      decoder_.layer(run.plan(caches_.pages(), &observer_), layer.weights(), caches_.cache(),
+                     run.hidden.view());
+    }
+    device_.synchronize();
+    const int64_t seen = observer_.finish_layer();
+    result_.experts_seen += seen;
+    result_.experts_seen_by_layer.push_back(seen);
+    return keep_moments(index);
+  }
+
+  // The head itself is not run: only its input matters.
+  Result<void> run_head() {
+    NIBBLE_ASSIGN_OR_RETURN(const std::vector<float> weight,
+                            source_.vector(model::Member::final_norm, kOutsideLayers));
+    observer_.start_head();
+    for (SequenceRun& run : runs_) {
+      Tensor normed(device_.activation_dtype(), run.hidden.view().shape());
+      device_.rms_norm(run.hidden.view(), weight.data(), normed.view());
+      device_.synchronize();
+      observer_.observe_head_input(normed.view());
+    }
+    return keep_moments(kOutsideLayers);
+  }
+
+  Result<void> keep_moments(int layer) {
+    return request_.moments == nullptr ? Result<void>()
+                                       : request_.moments(layer, observer_.moments());
+  }
+
+  device::Device& device_;
+  model::CheckpointSource& source_;
+  const CalibrationRequest& request_;
+  model::Decoder decoder_;
+  CalibrationResult result_;
+  InputObserver observer_;
+  std::vector<SequenceRun> runs_;
+  LayerCaches caches_;
+};
+
 }  // namespace
 
 Result<CalibrationResult> calibrate(device::Device& device, model::CheckpointSource& source,
-                                    const std::vector<std::vector<int32_t>>& sequences,
+                                    const CalibrationRequest& request,
                                     const CalibrationProgress& progress) {
-  const formats::ModelConfig& config = source.config();
-  CalibrationResult result;
-  NIBBLE_ASSIGN_OR_RETURN(std::vector<SequenceRun> runs, make_runs(config, sequences));
-  int64_t longest = 0;
-  for (const SequenceRun& run : runs) {
-    result.tokens += run.step.q_len;
-    longest = std::max<int64_t>(longest, run.step.q_len);
-  }
-  result.experts_total = config.num_hidden_layers * config.num_experts;
-  NIBBLE_RETURN_IF_ERROR(device.set_workspace(model::workspace_spec(config, longest)));
-  NIBBLE_ASSIGN_OR_RETURN(const LayerCaches caches, LayerCaches::create(device, config, longest));
-
-  model::Decoder decoder(device, model::Placement());
-  MaximaObserver observer(config, source.prefix(), result);
-  model::ModelWeights embedding;
-  NIBBLE_ASSIGN_OR_RETURN(embedding.embed_tokens, source.embedding());
-  NIBBLE_CHECK(device.shares_host_memory(), "calibration reads the embedding table in place");
-  for (SequenceRun& run : runs)
-    decoder.embed(run.plan(caches.pages(), nullptr), embedding, run.hidden.view());
-
-  const auto layers = static_cast<int>(config.num_hidden_layers);
-  for (int i = 0; i < layers; ++i) {
-    if (!progress(i, layers)) return Error{ErrorCode::cancelled, "calibration was interrupted"};
-    NIBBLE_ASSIGN_OR_RETURN(const model::LoadedLayer layer,
-                            model::LoadedLayer::load(device, source, i));
-    observer.start_layer(i);
-    for (SequenceRun& run : runs) {
-      decoder.layer(run.plan(caches.pages(), &observer), layer.weights(), caches.cache(),
-                    run.hidden.view());
-    }
-    observer.finish_layer();
-  }
-  device.synchronize();
-  progress(layers, layers);
-  return result;
+  return Calibrator(device, source, request).run(progress);
 }
 
 }  // namespace nibble::quantize

@@ -27,7 +27,7 @@ TEST(Calibration, CountsExpertsAndTokens) {
   const auto sequences = golden_tokens();
   std::vector<int> steps;
   const auto result =
-      calibrate(model.device(), model.source(), sequences, [&](int done, int total) {
+      calibrate(model.device(), model.source(), {sequences, nullptr}, [&](int done, int total) {
         EXPECT_EQ(total, 4);
         steps.push_back(done);
         return true;
@@ -39,16 +39,18 @@ TEST(Calibration, CountsExpertsAndTokens) {
   EXPECT_EQ(result.value().experts_total, 32);
   EXPECT_EQ(result.value().experts_seen, 31);  // the golden source has one expert without tokens
   EXPECT_EQ(steps, (std::vector<int>{0, 1, 2, 3, 4}));
-  // Three projections' inputs in two banks a layer, K and V in two of the four layers.
-  EXPECT_EQ(result.value().maxima.values().size(), 4u * 5 + 2 * 2);
+  EXPECT_EQ(result.value().experts_seen_by_layer, (std::vector<int64_t>{7, 8, 8, 8}));
+  // Every layer has five inputs of its experts; two have four projections and K and V, two have
+  // five projections; and there is the head.
+  EXPECT_EQ(result.value().maxima.values().size(), 4u * 5 + 2 * (4 + 2) + 2 * 5 + 1);
 }
 
 TEST(Calibration, MaximaDoNotDependOnTheOrderOfSequences) {
   TestModel model;
   auto sequences = golden_tokens();
-  const auto forward = calibrate(model.device(), model.source(), sequences, always);
+  const auto forward = calibrate(model.device(), model.source(), {sequences, nullptr}, always);
   std::reverse(sequences.begin(), sequences.end());
-  const auto backward = calibrate(model.device(), model.source(), sequences, always);
+  const auto backward = calibrate(model.device(), model.source(), {sequences, nullptr}, always);
   ASSERT_TRUE(forward.ok() && backward.ok());
   EXPECT_EQ(forward.value().maxima.values(), backward.value().maxima.values());
 }
@@ -60,8 +62,8 @@ TEST(Calibration, AgreesWithTheDoubleReferenceAtExactArithmetic) {
   const auto reference = test::make_reference_device(pool);
   auto sequences = golden_tokens();
   sequences.resize(3);
-  const auto wanted = calibrate(*reference, model.source(), sequences, always);
-  const auto found = calibrate(model.device(), model.source(), sequences, always);
+  const auto wanted = calibrate(*reference, model.source(), {sequences, nullptr}, always);
+  const auto found = calibrate(model.device(), model.source(), {sequences, nullptr}, always);
   ASSERT_TRUE(wanted.ok() && found.ok());
   ASSERT_EQ(found.value().maxima.values().size(), wanted.value().maxima.values().size());
   for (const auto& [name, amax] : wanted.value().maxima.values()) {
@@ -72,7 +74,8 @@ TEST(Calibration, AgreesWithTheDoubleReferenceAtExactArithmetic) {
 TEST(Calibration, TokenOutsideTheVocabulary) {
   TestModel model;
   for (const int32_t token : {-1, 512}) {
-    const auto result = calibrate(model.device(), model.source(), {{1, 2}, {3, token}}, always);
+    const auto result =
+        calibrate(model.device(), model.source(), {{{1, 2}, {3, token}}, nullptr}, always);
     ASSERT_FALSE(result.ok());
     EXPECT_EQ(result.error().code, ErrorCode::invalid_argument);
     EXPECT_NE(result.error().message.find("sequence 1: token id " + std::to_string(token)),
@@ -83,7 +86,7 @@ TEST(Calibration, TokenOutsideTheVocabulary) {
 
 TEST(Calibration, StopsWhenAsked) {
   TestModel model;
-  const auto result = calibrate(model.device(), model.source(), golden_tokens(),
+  const auto result = calibrate(model.device(), model.source(), {golden_tokens(), nullptr},
                                 [](int done, int) { return done < 2; });
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.error().code, ErrorCode::cancelled);
@@ -94,7 +97,7 @@ TEST(Calibration, WeightsThatAreNotFiniteShowInTheMaxima) {
     tensors["model.language_model.layers.0.post_attention_layernorm.weight"].set_bf16(
         0, std::numeric_limits<float>::quiet_NaN());
   });
-  const auto result = calibrate(model.device(), model.source(), golden_tokens(), always);
+  const auto result = calibrate(model.device(), model.source(), {golden_tokens(), nullptr}, always);
   ASSERT_TRUE(result.ok());
   EXPECT_TRUE(std::isnan(*result.value().maxima.find(
       "model.language_model.layers.0.mlp.experts.gate_up_proj_input_quantizer")));

@@ -14,12 +14,15 @@
 namespace nibble::quantize {
 namespace {
 
-ExportConfig make(const std::string& compat, bool has_vision = true) {
+ExportConfig make(const std::string& compat, const std::string& recipe = "nvfp4-mlp") {
   const std::string source = std::string(kGoldens) + "/source";
   const auto config = formats::load_model_config(source);
+  const Compat parsed = Compat::parse(compat).value();
+  const auto plan =
+      FormatPlan::make(config.value(), model::NamePrefix(), Recipe::find(recipe).value(), parsed);
+  EXPECT_TRUE(plan.ok());
   auto made = make_export_config(read_file(source + "/config.json").value(), config.value(),
-                                 model::NamePrefix(), Recipe::find("nvfp4-mlp").value(),
-                                 Compat::parse(compat).value(), has_vision);
+                                 model::NamePrefix(), plan.value(), parsed, true);
   EXPECT_TRUE(made.ok());
   return std::move(made).value();
 }
@@ -52,6 +55,24 @@ TEST(ExportConfig, OursIsASuperset) {
   EXPECT_EQ(ours["group_size"], 16);
   EXPECT_EQ(ours["config_groups"], theirs["config_groups"]);
   EXPECT_EQ(ours["kv_cache_scheme"], theirs["kv_cache_scheme"]);
+}
+
+TEST(ExportConfig, MixedFormatsNameEveryModule) {
+  for (const char* recipe : {"nvfp4-mlp-fp8-dense", "w4a16-fp8-attn"}) {
+    SCOPED_TRACE(recipe);
+    const Json ours =
+        parse_json(make("", recipe).config_json, "ours").value()["quantization_config"];
+    EXPECT_EQ(ours["quant_algo"], "MIXED_PRECISION");
+    EXPECT_EQ(ours["quantized_layers"]["lm_head"]["quant_algo"], "W4A16_NVFP4");
+    size_t targets = 0;
+    for (const Json& group : ours["config_groups"]) targets += group["targets"].size();
+    EXPECT_EQ(targets, ours["quantized_layers"].size());
+    for (const Json& excluded : ours["ignore"]) {
+      EXPECT_FALSE(ours["quantized_layers"].contains(excluded.get<std::string>())) << excluded;
+    }
+  }
+  const Json fast = parse_json(make("", "nvfp4-max-speed").config_json, "ours").value();
+  EXPECT_EQ(fast["quantization_config"]["quant_algo"], "NVFP4");
 }
 
 TEST(ExportConfig, BothFilesAgreeAndTheRestOfTheConfigStays) {

@@ -4,27 +4,38 @@
 #include "base/problems.h"
 #include "formats/bf16.h"
 #include "formats/checkpoint_writer.h"
-#include "formats/nvfp4.h"
+#include "formats/nvfp4_encode.h"
+#include "formats/nvfp4_search.h"
 #include "quantize/export_config.h"
 #include "quantize/finite_check.h"
+#include "quantize/quantizer_names.h"
 #include "quantize/scale_table.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 namespace nibble::quantize {
 namespace {
 
 namespace fs = std::filesystem;
 using formats::LinearWeight;
+using formats::ScaleMethod;
 using formats::TensorSpec;
 using model::ExpertWeights;
 using model::Member;
+
+constexpr std::array kExpertMembers = {Member::expert_gate, Member::expert_up, Member::expert_down};
+constexpr std::array kSharedMembers = {Member::shared_gate, Member::shared_up, Member::shared_down};
+constexpr std::array kHeadMembers = {Member::lm_head};
+constexpr std::array kKvScales = {std::pair(Member::k_proj, ".k_scale"),
+                                  std::pair(Member::v_proj, ".v_scale")};
 
 // Files of the source that travel unchanged. Weights, their index and both configurations are
 // written anew.
@@ -55,18 +66,18 @@ std::vector<std::byte> rounded_to_bf16(ConstTensorView view) {
   return out;
 }
 
-// One matrix to be quantized, its two scales still open.
-struct Matrix {
-  std::string stem;
-  int64_t rows, columns;
-};
+ConstTensorView bytes_view(const std::vector<uint8_t>& bytes, DType dtype, const Shape& shape) {
+  return {reinterpret_cast<const std::byte*>(bytes.data()), dtype, shape};
+}
 
-// What one matrix is made from.
-struct MatrixInput {
-  std::string stem;
+// One matrix to be quantized.
+struct Matrix {
+  Member member;
+  int layer;
+  int64_t expert;  // kSharedExpert, an index, or 0
   ConstTensorView weight;
-  float amax;
-  float input_scale;
+  std::string source_name;  // for messages
+  float amax = 0;
 };
 
 class Exporter {
@@ -86,22 +97,32 @@ class Exporter {
  private:
   void declare();
   void declare_layer(int layer);
-  void declare_matrix(const Matrix& matrix);
+  void declare_matrix(Member member, int layer, int64_t expert);
   void declare_copy(std::string_view name);
-  Matrix matrix_of(Member member, int layer, int64_t expert) const;
-  bool has_kv_scales(int layer) const;
+  bool is_copied(std::string_view name) const;
+  ModuleFormat format_of(Member member, int layer) const { return plan_.of(member, layer); }
+  std::string stem_of(const Matrix& matrix) const {
+    return source_.prefix().stem(matrix.member, matrix.layer, std::max<int64_t>(matrix.expert, 0));
+  }
   Result<void> write_tensors();
   Result<void> write_copy(const std::string& name);
   Result<void> write_layer(int layer);
   Result<void> write_expert(int layer, int64_t index);
-  Result<void> write_matrix(const MatrixInput& input);
+  Result<void> write_dense(std::span<const Member> members, int layer);
+  Result<void> write_group(std::vector<Matrix> group);
+  Result<void> write_nvfp4(const Matrix& matrix, float amax);
+  Result<void> write_fp8(const Matrix& matrix);
+  void encode_nvfp4(const Matrix& matrix, float amax, float tensor_scale);
+  Result<void> measure(const Matrix& matrix, const LinearWeight& stored);
+  bool must_encode(const std::string& stem) const;
+  Result<void> write_input_scale(const Matrix& matrix);
   Result<void> write_kv_scales(int layer);
   Result<void> append(const std::string& name, std::span<const std::byte> bytes);
   Result<void> append_scalar(const std::string& name, float value);
   void note_not_finite(const std::string& name, ConstTensorView view);
-  float weight_amax(const std::string& what, const std::string& quantizer, ConstTensorView part);
-  std::string source_name(Member member, Member bank, int layer, int64_t expert) const;
+  std::string source_name(Member member, int layer, int64_t expert) const;
   Result<void> write_configuration(const OutputFolder& folder);
+  bool is_ours() const { return job_.compat.version == Compat::Version::none; }
 
   device::Device& device_;
   model::CheckpointSource& source_;
@@ -109,7 +130,10 @@ class Exporter {
   const ActivationMaxima& maxima_;
   const ExportJob& job_;
   const ExportProgress& progress_;
+  FormatPlan plan_;
   ScaleTable scales_;
+  LayerMoments moments_;  // of the layer being written
+  ErrorLog errors_;
   std::vector<TensorSpec> specs_;
   std::vector<std::string> copies_;
   std::unique_ptr<formats::CheckpointWriter> writer_;
@@ -119,23 +143,25 @@ class Exporter {
   ExportReport report_;
 };
 
-Matrix Exporter::matrix_of(Member member, int layer, int64_t expert) const {
+void Exporter::declare_matrix(Member member, int layer, int64_t expert) {
+  const ModuleFormat format = format_of(member, layer);
+  if (format == ModuleFormat::bf16) return;
+  const std::string stem = source_.prefix().stem(member, layer, expert);
   const Shape shape = model::expected_shape(member, source_.config());
-  return {source_.prefix().stem(member, layer, expert), shape[0], shape[1]};
-}
-
-bool Exporter::has_kv_scales(int layer) const {
-  const auto type = source_.config().layer_types[static_cast<size_t>(layer)];
-  return job_.recipe.fp8_kv && type == formats::LayerType::full_attention;
-}
-
-void Exporter::declare_matrix(const Matrix& m) {
-  specs_.push_back({m.stem + ".weight", DType::u8, Shape{m.rows, m.columns / 2}});
-  specs_.push_back({m.stem + ".weight_scale", DType::f8_e4m3, Shape{m.rows, m.columns / 16}});
-  specs_.push_back({m.stem + ".weight_scale_2", DType::f32, Shape{}});
-  if (job_.recipe.input_scales) specs_.push_back({m.stem + ".input_scale", DType::f32, Shape{}});
-  report_.quantized_weights += m.rows * m.columns;
-  report_.quantized_bytes += m.rows * m.columns * 9 / 16 + (job_.recipe.input_scales ? 8 : 4);
+  const size_t first = specs_.size();
+  if (is_nvfp4(format)) {
+    specs_.push_back({stem + ".weight", DType::u8, Shape{shape[0], shape[1] / 2}});
+    specs_.push_back({stem + ".weight_scale", DType::f8_e4m3, Shape{shape[0], shape[1] / 16}});
+    specs_.push_back({stem + ".weight_scale_2", DType::f32, Shape{}});
+  } else {
+    specs_.push_back({stem + ".weight", DType::f8_e4m3, shape});
+    specs_.push_back({stem + ".weight_scale", DType::f32, Shape{}});
+  }
+  if (has_input_scale(format)) specs_.push_back({stem + ".input_scale", DType::f32, Shape{}});
+  report_.quantized_weights += shape.elements();
+  for (size_t i = first; i < specs_.size(); ++i) {
+    report_.quantized_bytes += static_cast<int64_t>(specs_[i].bytes());
+  }
 }
 
 void Exporter::declare_copy(std::string_view name) {
@@ -146,18 +172,25 @@ void Exporter::declare_copy(std::string_view name) {
 
 void Exporter::declare_layer(int layer) {
   for (int64_t e = 0; e < source_.config().num_experts; ++e) {
-    for (const Member member : {Member::expert_gate, Member::expert_up, Member::expert_down}) {
-      declare_matrix(matrix_of(member, layer, e));
-    }
+    for (const Member member : kExpertMembers) declare_matrix(member, layer, e);
   }
-  for (const Member member : {Member::shared_gate, Member::shared_up, Member::shared_down}) {
-    declare_matrix(matrix_of(member, layer, 0));
-  }
-  if (!has_kv_scales(layer)) return;
-  for (const auto& [member, suffix] :
-       {std::pair(Member::k_proj, ".k_scale"), std::pair(Member::v_proj, ".v_scale")}) {
+  for (const Member member : kSharedMembers) declare_matrix(member, layer, 0);
+  for (const Member member : plan_.dense_members(layer)) declare_matrix(member, layer, 0);
+  if (!plan_.has_kv_scales(layer)) return;
+  for (const auto& [member, suffix] : kKvScales) {
     specs_.push_back({source_.prefix().stem(member, layer) + suffix, DType::f32, Shape{}});
   }
+}
+
+// KV scales of the source stand for nothing in a file that declares its own KV cache.
+bool Exporter::is_copied(std::string_view name) const {
+  const auto parsed =
+      model::is_other_part(name) ? std::nullopt : model::parse_name(name, source_.prefix());
+  if (!parsed) return true;
+  if (parsed->rest == ".k_scale" || parsed->rest == ".v_scale") {
+    return plan_.kv() == KvScheme::none;
+  }
+  return format_of(parsed->member, parsed->layer) == ModuleFormat::bf16;
 }
 
 // The order of declaration is the order of writing, so that shards are finished one after the
@@ -165,13 +198,10 @@ void Exporter::declare_layer(int layer) {
 void Exporter::declare() {
   for (const std::string_view name : checkpoint_.names()) {
     report_.all_weights += checkpoint_.find(name)->shape.elements();
-    const auto parsed =
-        model::is_other_part(name) ? std::nullopt : model::parse_name(name, source_.prefix());
-    if (parsed && job_.recipe.quantizes(parsed->member)) continue;
-    const bool old_scale = parsed && (parsed->rest == ".k_scale" || parsed->rest == ".v_scale");
-    if (!(old_scale && job_.recipe.fp8_kv)) declare_copy(name);
+    if (is_copied(name)) declare_copy(name);
   }
   for (int layer = 0; layer < source_.config().num_hidden_layers; ++layer) declare_layer(layer);
+  declare_matrix(Member::lm_head, kOutsideLayers, 0);
 }
 
 Result<void> Exporter::append(const std::string& name, std::span<const std::byte> bytes) {
@@ -202,89 +232,175 @@ Result<void> Exporter::write_copy(const std::string& name) {
 }
 
 // Name of a matrix in the source, for messages.
-std::string Exporter::source_name(Member member, Member bank, int layer, int64_t expert) const {
-  if (expert == model::kSharedExpert) return source_.prefix().name(member, layer);
-  if (!source_.has_fused_experts(layer)) return source_.prefix().name(member, layer, expert);
+std::string Exporter::source_name(Member member, int layer, int64_t expert) const {
+  const bool routed =
+      member == Member::expert_gate || member == Member::expert_up || member == Member::expert_down;
+  if (!routed || !source_.has_fused_experts(layer)) {
+    return source_.prefix().name(member, layer, std::max<int64_t>(expert, 0));
+  }
+  const Member bank =
+      member == Member::expert_down ? Member::experts_down : Member::experts_gate_up;
   return fmt::format("{}, expert {}", source_.prefix().name(bank, layer), expert);
 }
 
-// A weight maximum from the table where it has one (a clipped calibration), else from the weights.
-float Exporter::weight_amax(const std::string& what, const std::string& quantizer,
-                            ConstTensorView part) {
-  const float found = device_.max_magnitude(part);
-  if (!std::isfinite(found)) note_not_finite(what, part);
-  return maxima_.find(quantizer).value_or(found);
+// False when the codes lie in a finished shard and have been measured.
+bool Exporter::must_encode(const std::string& stem) const {
+  return not_finite_.empty() && (writer_->needs(stem + ".weight") || errors_.find(stem) == nullptr);
 }
 
-Result<void> Exporter::write_matrix(const MatrixInput& input) {
-  const auto count = static_cast<size_t>(input.weight.shape().elements());
-  codes_.resize(count / 2);
-  block_scales_.resize(count / 16);
+void Exporter::encode_nvfp4(const Matrix& matrix, float amax, float tensor_scale) {
+  if (job_.scales == ScaleMethod::max) {
+    device_.quantize_nvfp4(matrix.weight, tensor_scale, job_.compat.rules, codes_.data(),
+                           block_scales_.data());
+    return;
+  }
+  std::vector<float> moments;
+  if (job_.scales == ScaleMethod::hessian) moments = moments_.mean(matrix.member, matrix.expert);
+  const formats::ScaleSearch search{job_.scales, amax, job_.compat.rules,
+                                    moments.empty() ? nullptr : moments.data()};
+  device_.search_nvfp4_scales(matrix.weight, search, block_scales_.data());
+  device_.encode_nvfp4(matrix.weight, tensor_scale, block_scales_.data(), codes_.data());
+}
+
+Result<void> Exporter::measure(const Matrix& matrix, const LinearWeight& stored) {
+  return errors_.add(stem_of(matrix), device_.weight_error(matrix.weight, stored));
+}
+
+Result<void> Exporter::write_nvfp4(const Matrix& matrix, float amax) {
+  const std::string stem = stem_of(matrix);
+  const Shape& shape = matrix.weight.shape();
+  codes_.resize(static_cast<size_t>(shape.elements()) / 2);
+  block_scales_.resize(static_cast<size_t>(shape.elements()) / 16);
   // An all-zero matrix keeps usable scales, except where its ModelOpt's own are wanted (nvfp4.md
   // 1.5).
-  const bool ours = job_.compat.version == Compat::Version::none;
-  const float amax = input.amax == 0 && ours ? 1.0f : input.amax;
-  const float tensor_scale = formats::nvfp4_tensor_scale(amax, job_.compat.rules.division);
-  if (not_finite_.empty() && writer_->needs(input.stem + ".weight")) {
-    device_.quantize_nvfp4(input.weight, tensor_scale, job_.compat.rules, codes_.data(),
-                           block_scales_.data());
+  if (amax == 0 && is_ours()) amax = 1.0f;
+  const float tensor_scale =
+      formats::tensor_scale_for(job_.scales, amax, job_.compat.rules.division);
+  if (must_encode(stem)) {
+    encode_nvfp4(matrix, amax, tensor_scale);
+    LinearWeight stored;
+    stored.format = formats::WeightFormat::nvfp4;
+    stored.out_features = shape[0];
+    stored.in_features = shape[1];
+    stored.weight = bytes_view(codes_, DType::u8, Shape{shape[0], shape[1] / 2});
+    stored.weight_scale = bytes_view(block_scales_, DType::f8_e4m3, Shape{shape[0], shape[1] / 16});
+    stored.weight_scale_2 = tensor_scale;
+    NIBBLE_RETURN_IF_ERROR(measure(matrix, stored));
   }
-  NIBBLE_RETURN_IF_ERROR(append(input.stem + ".weight", std::as_bytes(std::span(codes_))));
-  NIBBLE_RETURN_IF_ERROR(
-      append(input.stem + ".weight_scale", std::as_bytes(std::span(block_scales_))));
-  NIBBLE_RETURN_IF_ERROR(append_scalar(input.stem + ".weight_scale_2", tensor_scale));
-  if (!job_.recipe.input_scales) return {};
-  return append_scalar(input.stem + ".input_scale", input.input_scale);
+  NIBBLE_RETURN_IF_ERROR(append(stem + ".weight", std::as_bytes(std::span(codes_))));
+  NIBBLE_RETURN_IF_ERROR(append(stem + ".weight_scale", std::as_bytes(std::span(block_scales_))));
+  NIBBLE_RETURN_IF_ERROR(append_scalar(stem + ".weight_scale_2", tensor_scale));
+  return write_input_scale(matrix);
+}
+
+Result<void> Exporter::write_fp8(const Matrix& matrix) {
+  const std::string stem = stem_of(matrix);
+  const Shape& shape = matrix.weight.shape();
+  codes_.resize(static_cast<size_t>(shape.elements()));
+  const auto division = job_.compat.rules.division;
+  const float amax = matrix.amax == 0 && is_ours() ? 1.0f : matrix.amax;
+  const float scale = formats::fp8_tensor_scale(amax, division);
+  if (must_encode(stem)) {
+    device_.quantize_fp8(matrix.weight, scale, division, codes_.data());
+    LinearWeight stored;
+    stored.format = formats::WeightFormat::fp8;
+    stored.out_features = shape[0];
+    stored.in_features = shape[1];
+    stored.weight = bytes_view(codes_, DType::f8_e4m3, shape);
+    stored.weight_scale_2 = scale;
+    NIBBLE_RETURN_IF_ERROR(measure(matrix, stored));
+  }
+  NIBBLE_RETURN_IF_ERROR(append(stem + ".weight", std::as_bytes(std::span(codes_))));
+  NIBBLE_RETURN_IF_ERROR(append_scalar(stem + ".weight_scale", scale));
+  return write_input_scale(matrix);
+}
+
+Result<void> Exporter::write_input_scale(const Matrix& matrix) {
+  if (!has_input_scale(format_of(matrix.member, matrix.layer))) return {};
+  return append_scalar(stem_of(matrix) + ".input_scale",
+                       scales_.input_scales.at(matrix.member, matrix.layer));
+}
+
+// Matrices of one module. Those that loaders fuse carry one NVFP4 tensor scale, or the fused weight
+// goes wrong (nvfp4.md 1.7).
+Result<void> Exporter::write_group(std::vector<Matrix> group) {
+  for (Matrix& matrix : group) {
+    // A maximum from the table where it has one (a clipped calibration), else from the weights.
+    const float found = device_.max_magnitude(matrix.weight);
+    if (!std::isfinite(found)) note_not_finite(matrix.source_name, matrix.weight);
+    const std::string quantizer =
+        weight_quantizer(source_.prefix(), matrix.member, matrix.layer, matrix.expert);
+    matrix.amax = maxima_.find(quantizer).value_or(found);
+  }
+  for (const Matrix& matrix : group) {
+    const ModuleFormat format = format_of(matrix.member, matrix.layer);
+    if (format == ModuleFormat::fp8) {
+      NIBBLE_RETURN_IF_ERROR(write_fp8(matrix));
+      continue;
+    }
+    float amax = matrix.amax;
+    for (const Matrix& other : group) {
+      const bool shared = scale_leader(other.member) == scale_leader(matrix.member) &&
+                          format_of(other.member, other.layer) == format;
+      if (shared) amax = std::max(amax, other.amax);
+    }
+    NIBBLE_RETURN_IF_ERROR(write_nvfp4(matrix, amax));
+  }
+  return {};
 }
 
 Result<void> Exporter::write_expert(int layer, int64_t index) {
-  NIBBLE_ASSIGN_OR_RETURN(const ExpertWeights expert, source_.expert(layer, index));
   const bool shared = index == model::kSharedExpert;
-  const int64_t e = shared ? 0 : index;
-  const LayerScales& scales = scales_.layers[static_cast<size_t>(layer)];
-  const QuantizerNames names(source_.prefix().text + "layers." + std::to_string(layer) + ".");
-  const Member gate = shared ? Member::shared_gate : Member::expert_gate;
-  const Member up = shared ? Member::shared_up : Member::expert_up;
-  const Member down = shared ? Member::shared_down : Member::expert_down;
-  const auto amax = [&](Member member, Member bank, const char* projection, ConstTensorView view) {
-    const std::string routed =
-        bank == Member::experts_down ? names.expert_down_weight(e) : names.expert_gate_up_weight(e);
-    return weight_amax(source_name(member, bank, layer, index),
-                       shared ? names.shared_weight(projection) : routed, view);
-  };
-  // Gate and up carry one tensor scale, or loaders that fuse them go wrong (nvfp4.md 1.7).
-  const float gate_amax = amax(gate, Member::experts_gate_up, "gate_proj", expert.gate.weight);
-  const float up_amax = amax(up, Member::experts_gate_up, "up_proj", expert.up.weight);
-  const float down_amax = amax(down, Member::experts_down, "down_proj", expert.down.weight);
-  const float gate_up_amax = std::max(gate_amax, up_amax);
-  const float gate_up_input = shared ? scales.shared_gate_up_input : scales.experts_gate_up_input;
-  const float down_input = shared ? scales.shared_down_input : scales.experts_down_input;
-  const auto stem = [&](Member member) { return source_.prefix().stem(member, layer, e); };
-  NIBBLE_RETURN_IF_ERROR(
-      write_matrix({stem(gate), expert.gate.weight, gate_up_amax, gate_up_input}));
-  NIBBLE_RETURN_IF_ERROR(write_matrix({stem(up), expert.up.weight, gate_up_amax, gate_up_input}));
-  return write_matrix({stem(down), expert.down.weight, down_amax, down_input});
+  const auto& members = shared ? kSharedMembers : kExpertMembers;
+  if (format_of(members[0], layer) == ModuleFormat::bf16) return {};
+  NIBBLE_ASSIGN_OR_RETURN(const ExpertWeights expert, source_.expert(layer, index));
+  const std::array<ConstTensorView, 3> weights = {expert.gate.weight, expert.up.weight,
+                                                  expert.down.weight};
+  std::vector<Matrix> group;
+  for (size_t i = 0; i < members.size(); ++i) {
+    group.push_back({members[i], layer, index, weights[i], source_name(members[i], layer, index)});
+  }
+  return write_group(std::move(group));
+}
+
+Result<void> Exporter::write_dense(std::span<const Member> members, int layer) {
+  std::vector<Matrix> group;
+  for (const Member member : members) {
+    if (format_of(member, layer) == ModuleFormat::bf16) continue;
+    NIBBLE_ASSIGN_OR_RETURN(const LinearWeight weight, source_.linear(member, layer));
+    group.push_back({member, layer, 0, weight.weight, source_name(member, layer, 0)});
+  }
+  return write_group(std::move(group));
 }
 
 Result<void> Exporter::write_kv_scales(int layer) {
-  const LayerScales& scales = scales_.layers[static_cast<size_t>(layer)];
-  const model::NamePrefix& prefix = source_.prefix();
-  NIBBLE_RETURN_IF_ERROR(append_scalar(prefix.stem(Member::k_proj, layer) + ".k_scale", scales.k));
-  return append_scalar(prefix.stem(Member::v_proj, layer) + ".v_scale", scales.v);
+  for (const auto& [member, suffix] : kKvScales) {
+    NIBBLE_RETURN_IF_ERROR(append_scalar(source_.prefix().stem(member, layer) + suffix,
+                                         scales_.kv_scales.at(member, layer)));
+  }
+  return {};
 }
 
 Result<void> Exporter::write_layer(int layer) {
+  if (job_.scales == ScaleMethod::hessian) {
+    NIBBLE_ASSIGN_OR_RETURN(moments_, job_.moments(layer));
+  }
+  if (layer == kOutsideLayers) return write_dense(kHeadMembers, layer);
   for (int64_t e = 0; e < source_.config().num_experts; ++e) {
     NIBBLE_RETURN_IF_ERROR(write_expert(layer, e));
   }
   NIBBLE_RETURN_IF_ERROR(write_expert(layer, model::kSharedExpert));
-  return has_kv_scales(layer) ? write_kv_scales(layer) : Result<void>();
+  NIBBLE_RETURN_IF_ERROR(write_dense(plan_.dense_members(layer), layer));
+  return plan_.has_kv_scales(layer) ? write_kv_scales(layer) : Result<void>();
 }
 
 Result<void> Exporter::write_tensors() {
   for (const std::string& name : copies_) NIBBLE_RETURN_IF_ERROR(write_copy(name));
   for (int layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
     NIBBLE_RETURN_IF_ERROR(write_layer(layer));
+  }
+  if (format_of(Member::lm_head, kOutsideLayers) != ModuleFormat::bf16) {
+    NIBBLE_RETURN_IF_ERROR(write_layer(kOutsideLayers));
   }
   if (!not_finite_.empty()) return not_finite_.error(ErrorCode::corrupt, job_.source_directory);
   return writer_->finish();
@@ -299,7 +415,7 @@ Result<void> Exporter::write_configuration(const OutputFolder& folder) {
   });
   NIBBLE_ASSIGN_OR_RETURN(const ExportConfig config,
                           make_export_config(source_config, source_.config(), source_.prefix(),
-                                             job_.recipe, job_.compat, has_vision));
+                                             plan_, job_.compat, has_vision));
   NIBBLE_RETURN_IF_ERROR(write_file_atomic(folder.file("config.json"), config.config_json));
   NIBBLE_RETURN_IF_ERROR(
       write_file_atomic(folder.file("hf_quant_config.json"), config.hf_quant_config));
@@ -314,7 +430,11 @@ Result<void> Exporter::write_configuration(const OutputFolder& folder) {
 }
 
 Result<ExportReport> Exporter::run(OutputFolder& folder) {
-  NIBBLE_ASSIGN_OR_RETURN(scales_, ScaleTable::make(source_, maxima_, job_.recipe, job_.compat));
+  NIBBLE_CHECK(job_.scales != ScaleMethod::hessian || job_.moments, "moments for the search");
+  NIBBLE_ASSIGN_OR_RETURN(plan_, FormatPlan::make(source_.config(), source_.prefix(), job_.recipe,
+                                                  job_.compat, job_.rules));
+  NIBBLE_ASSIGN_OR_RETURN(scales_, ScaleTable::make(source_, maxima_, plan_, job_.compat));
+  errors_ = ErrorLog::open(folder.note("errors.txt"), folder.continues());
   declare();
   NIBBLE_ASSIGN_OR_RETURN(auto writer, formats::CheckpointWriter::create(folder.partial(), specs_,
                                                                          job_.max_shard_bytes));
@@ -328,33 +448,34 @@ Result<ExportReport> Exporter::run(OutputFolder& folder) {
   NIBBLE_RETURN_IF_ERROR(write_configuration(folder));
   NIBBLE_RETURN_IF_ERROR(folder.publish());
   progress_(report_.destination_bytes, report_.destination_bytes);
+  report_.errors = errors_.groups();
   report_.warnings = scales_.warnings;
   return report_;
 }
 
 }  // namespace
 
-Result<void> check_quantizable(const model::CheckpointSource& source, const std::string& what) {
-  const formats::ModelConfig& config = source.config();
+Result<void> check_quantizable(const model::CheckpointSource& source, const ExportJob& job) {
+  NIBBLE_ASSIGN_OR_RETURN(
+      const FormatPlan plan,
+      FormatPlan::make(source.config(), source.prefix(), job.recipe, job.compat, job.rules));
   Problems problems;
-  for (int layer = 0; layer < config.num_hidden_layers; ++layer) {
-    for (const bool shared : {false, true}) {
-      const formats::WeightFormat format = source.expert_format(layer, shared);
-      if (format == formats::WeightFormat::bf16) continue;
-      problems.add(fmt::format("layer {}: {} already stored as {}, expected BF16", layer,
-                               shared ? "shared expert" : "experts",
-                               formats::weight_format_name(format)));
+  const auto check = [&](const std::string& module, formats::WeightFormat format) {
+    if (format == formats::WeightFormat::bf16) return;
+    problems.add(fmt::format("{}: already stored as {}, expected BF16", module,
+                             formats::weight_format_name(format)));
+  };
+  for (int layer = 0; layer < source.config().num_hidden_layers; ++layer) {
+    check(fmt::format("layer {}: experts", layer), source.expert_format(layer, false));
+    check(fmt::format("layer {}: shared expert", layer), source.expert_format(layer, true));
+    for (const Member member : plan.dense_members(layer)) {
+      check(source.prefix().stem(member, layer), source.format(member, layer));
     }
   }
-  for (const auto& [field, size] :
-       {std::pair("hidden_size", config.hidden_size),
-        std::pair("moe_intermediate_size", config.moe_intermediate_size),
-        std::pair("shared_expert_intermediate_size", config.shared_expert_intermediate_size)}) {
-    if (size % formats::kNvfp4Block != 0) {
-      problems.add(fmt::format("{}: {}, expected a multiple of 16 for NVFP4", field, size));
-    }
-  }
-  return problems.empty() ? Result<void>() : problems.error(ErrorCode::unsupported, what);
+  check(source.prefix().stem(Member::lm_head, kOutsideLayers),
+        source.format(Member::lm_head, kOutsideLayers));
+  return problems.empty() ? Result<void>()
+                          : problems.error(ErrorCode::unsupported, job.source_directory);
 }
 
 Result<std::string> describe_job(const formats::Checkpoint& checkpoint, const ExportJob& job,
@@ -362,9 +483,13 @@ Result<std::string> describe_job(const formats::Checkpoint& checkpoint, const Ex
   NIBBLE_ASSIGN_OR_RETURN(const std::string config,
                           read_file(job.source_directory + "/config.json"));
   std::string text = fmt::format(
-      "nibble quantize 1\nrecipe {}\ncompat {} {} {}\nshards {}\ncalibration {}\n", job.recipe.name,
-      static_cast<int>(job.compat.version), static_cast<int>(job.compat.rules.division),
-      job.compat.rules.clamps_block_scales, job.max_shard_bytes, calibration);
+      "nibble quantize 2\nrecipe {}\nscales {}\ncompat {} {} {}\nshards {}\ncalibration {}\n",
+      job.recipe.name, formats::scale_method_name(job.scales), static_cast<int>(job.compat.version),
+      static_cast<int>(job.compat.rules.division), job.compat.rules.clamps_block_scales,
+      job.max_shard_bytes, calibration);
+  for (const FormatRule& rule : job.rules) {
+    text += fmt::format("rule {} {}\n", rule.pattern, module_format_name(rule.format));
+  }
   std::error_code ignored;
   for (const formats::SafetensorsReader& shard : checkpoint.shards()) {
     const std::string path = fs::absolute(shard.path(), ignored).lexically_normal().string();

@@ -11,28 +11,38 @@
 #include "formats/checkpoint_writer.h"
 #include "model/checkpoint_source.h"
 #include "quantize/activation_maxima.h"
+#include "quantize/error_log.h"
+#include "quantize/format_plan.h"
+#include "quantize/moments.h"
 #include "quantize/output_folder.h"
-#include "quantize/recipe.h"
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 namespace nibble::quantize {
 
+/// Second moments of one layer's inputs (kOutsideLayers: of the head's).
+using MomentSource = std::function<Result<LayerMoments>(int layer)>;
+
 struct ExportJob {
   std::string source_directory;
   Recipe recipe;
   Compat compat;
+  std::vector<FormatRule> rules;
+  formats::ScaleMethod scales = formats::ScaleMethod::max;
+  MomentSource moments;  // for hessian
   size_t max_shard_bytes = formats::kMaxShardBytes;
 };
 
 struct ExportReport {
   int64_t source_bytes = 0;  // tensors of the source
   int64_t destination_bytes = 0;  // tensors written
-  int64_t quantized_weights = 0;  // elements now in NVFP4
+  int64_t quantized_weights = 0;  // elements now in NVFP4 or FP8
   int64_t quantized_bytes = 0;  // their codes, scales and scalars
   int64_t all_weights = 0;  // elements of all tensors of the source
+  std::map<std::string, GroupError> errors;
   std::vector<std::string> warnings;
 };
 
@@ -40,9 +50,9 @@ struct ExportReport {
 /// partial work.
 using ExportProgress = std::function<bool(int64_t done, int64_t total)>;
 
-/// What can be known to be wrong before calibrating: matrices that are quantized already, sizes
-/// that are no multiple of 16. Lists all of it (unsupported).
-Result<void> check_quantizable(const model::CheckpointSource& source, const std::string& what);
+/// What can be known to be wrong before calibrating: matrices that are quantized already, all
+/// listed (unsupported); what FormatPlan::make refuses.
+Result<void> check_quantizable(const model::CheckpointSource& source, const ExportJob& job);
 
 /// The text for OutputFolder::open: everything that decides the result's bytes. `calibration` names
 /// where the maxima come from (a digest of table or tokens).

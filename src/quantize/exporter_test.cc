@@ -182,8 +182,9 @@ TEST(Exporter, ColumnsMustBeMultiplesOfSixteen) {
   });
   const auto report = model.run();
   ASSERT_FALSE(report.ok());
-  EXPECT_EQ(report.error().code, ErrorCode::unsupported);
-  expect_parts(report.error().message, {"shared_expert_intermediate_size: 72", "multiple of 16"});
+  EXPECT_EQ(report.error().code, ErrorCode::invalid_argument);
+  expect_parts(report.error().message,
+               {"4 problems", "0.mlp.shared_expert.down_proj: rows of 72", "multiple of 16"});
 }
 
 TEST(Exporter, QuantizedSourceIsRefused) {
@@ -193,9 +194,9 @@ TEST(Exporter, QuantizedSourceIsRefused) {
   const auto config = formats::load_model_config(model.output("export"));
   const auto source = model::CheckpointSource::open(checkpoint.value(), config.value());
   ASSERT_TRUE(source.ok());
-  const auto checked = check_quantizable(*source.value(), "source");
+  const auto checked = check_quantizable(*source.value(), model.job());
   ASSERT_FALSE(checked.ok());
-  expect_parts(checked.error().message, {"8 problems", "layer 3: shared expert already stored as"});
+  expect_parts(checked.error().message, {"8 problems", "layer 3: shared expert: already stored as"});
 }
 
 TEST(Exporter, DraftLayerIsCopiedByteForByte) {

@@ -1,14 +1,25 @@
 #include "quantize/scale_table.h"
 
 #include "base/problems.h"
+#include "formats/nvfp4_encode.h"
+#include "quantize/quantizer_names.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <set>
+#include <span>
 
 namespace nibble::quantize {
 namespace {
+
+using model::Member;
+
+constexpr std::array kMlpMembers = {Member::expert_gate, Member::expert_up, Member::expert_down,
+                                    Member::shared_gate, Member::shared_up, Member::shared_down};
+constexpr std::array kHeadMembers = {Member::lm_head};
 
 // What ModelOpt 0.47 takes for an input that was always zero (spec nvfp4.md 1.6).
 constexpr float kUnseenInputAmax = 6.0f;
@@ -18,15 +29,23 @@ constexpr float kLargestUsualKvScale = 0.5f;
 
 class ScaleMaker {
  public:
-  ScaleMaker(const ActivationMaxima& maxima, const Compat& compat, ScaleTable& table)
-      : maxima_(maxima), compat_(compat), table_(table) {}
+  ScaleMaker(const model::CheckpointSource& source, const ActivationMaxima& maxima,
+             const FormatPlan& plan, const Compat& compat, ScaleTable& table)
+      : prefix_(source.prefix()), maxima_(maxima), plan_(plan), compat_(compat), table_(table) {
+    table.input_scales = MemberTable<float>(plan.layer_types().size());
+    table.kv_scales = MemberTable<float>(plan.layer_types().size());
+  }
 
-  float input_scale(std::initializer_list<const std::string*> quantizers) {
-    // Linears with a common input share the largest maximum (nvfp4.md 1.7).
-    float amax = 0;
-    for (const std::string* quantizer : quantizers) amax = std::max(amax, checked(*quantizer));
-    if (amax == 0) amax = unseen(**quantizers.begin());
-    return formats::nvfp4_tensor_scale(amax, compat_.rules.division);
+  // Input scales of `members`, which are all linear members of a layer.
+  void input_scales(std::span<const Member> members, int layer) {
+    for (const Member member : members) {
+      const ModuleFormat format = plan_.of(member, layer);
+      if (!has_input_scale(format)) continue;
+      const float amax = input_amax(members, member, layer);
+      table_.input_scales.at(member, layer) =
+          format == ModuleFormat::fp8 ? formats::fp8_tensor_scale(amax, compat_.rules.division)
+                                      : formats::nvfp4_tensor_scale(amax, compat_.rules.division);
+    }
   }
 
   float kv_scale(const std::string& quantizer) {
@@ -55,55 +74,69 @@ class ScaleMaker {
   }
 
  private:
+  // FP8 inputs keep their own maximum; NVFP4 linears with a common input share the largest
+  // (nvfp4.md 1.7).
+  float input_amax(std::span<const Member> members, Member member, int layer) {
+    float amax = 0;
+    for (const Member other : members) {
+      const bool shared = plan_.of(other, layer) == ModuleFormat::nvfp4 &&
+                          plan_.of(member, layer) == ModuleFormat::nvfp4 &&
+                          scale_leader(other) == scale_leader(member);
+      if (other != member && !shared) continue;
+      amax = std::max(amax, checked(input_quantizer(prefix_, other, layer)));
+    }
+    return amax == 0 ? unseen(input_quantizer(prefix_, member, layer)) : amax;
+  }
+
   float checked(const std::string& quantizer) {
     const std::optional<float> amax = maxima_.find(quantizer);
     if (!amax) {
-      problems_.add(quantizer + ": missing");
+      if (reported_.insert(quantizer).second) problems_.add(quantizer + ": missing");
       return 1;
     }
     return std::isfinite(*amax) ? *amax : 1;
   }
   float unseen(const std::string& quantizer) {
     if (compat_.version == Compat::Version::modelopt_0_44) {
-      problems_.add(quantizer + ": 0, which ModelOpt 0.44 refuses");
+      if (reported_.insert(quantizer).second) {
+        problems_.add(quantizer + ": 0, which ModelOpt 0.44 refuses");
+      }
       return 1;
     }
-    table_.warnings.push_back(
-        fmt::format("{}: its input was always zero; {} taken", quantizer, kUnseenInputAmax));
+    if (reported_.insert(quantizer).second) {
+      table_.warnings.push_back(
+          fmt::format("{}: its input was always zero; {} taken", quantizer, kUnseenInputAmax));
+    }
     return kUnseenInputAmax;
   }
 
+  const model::NamePrefix& prefix_;
   const ActivationMaxima& maxima_;
+  const FormatPlan& plan_;
   const Compat& compat_;
   ScaleTable& table_;
   Problems problems_;
+  std::set<std::string> reported_;  // quantizers already spoken of
 };
 
 }  // namespace
 
 Result<ScaleTable> ScaleTable::make(const model::CheckpointSource& source,
-                                    const ActivationMaxima& maxima, const Recipe& recipe,
+                                    const ActivationMaxima& maxima, const FormatPlan& plan,
                                     const Compat& compat) {
   ScaleTable table;
-  ScaleMaker maker(maxima, compat, table);
+  ScaleMaker maker(source, maxima, plan, compat, table);
   maker.check_values();
-  const formats::ModelConfig& config = source.config();
-  for (size_t i = 0; i < config.layer_types.size(); ++i) {
-    const QuantizerNames names(source.prefix().text + "layers." + std::to_string(i) + ".");
-    LayerScales scales;
-    if (recipe.input_scales) {
-      scales.experts_gate_up_input = maker.input_scale({&names.experts_gate_up_input});
-      scales.experts_down_input = maker.input_scale({&names.experts_down_input});
-      scales.shared_gate_up_input =
-          maker.input_scale({&names.shared_gate_input, &names.shared_up_input});
-      scales.shared_down_input = maker.input_scale({&names.shared_down_input});
+  for (int layer = 0; layer < static_cast<int>(plan.layer_types().size()); ++layer) {
+    maker.input_scales(kMlpMembers, layer);
+    maker.input_scales(plan.dense_members(layer), layer);
+    if (!plan.has_kv_scales(layer)) continue;
+    for (const Member member : {Member::k_proj, Member::v_proj}) {
+      table.kv_scales.at(member, layer) =
+          maker.kv_scale(kv_quantizer(source.prefix(), member, layer));
     }
-    if (recipe.fp8_kv && config.layer_types[i] == formats::LayerType::full_attention) {
-      scales.k = maker.kv_scale(names.k);
-      scales.v = maker.kv_scale(names.v);
-    }
-    table.layers.push_back(scales);
   }
+  maker.input_scales(kHeadMembers, kOutsideLayers);
   NIBBLE_RETURN_IF_ERROR(maker.result());
   return table;
 }

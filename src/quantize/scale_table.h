@@ -2,29 +2,25 @@
 // checked at once.
 #pragma once
 
-#include "base/result.h"
 #include "model/checkpoint_source.h"
 #include "quantize/activation_maxima.h"
-#include "quantize/recipe.h"
+#include "quantize/format_plan.h"
 
 #include <string>
 #include <vector>
 
 namespace nibble::quantize {
 
-struct LayerScales {
-  float experts_gate_up_input = 0, experts_down_input = 0;
-  float shared_gate_up_input = 0, shared_down_input = 0;
-  float k = 0, v = 0;  // full-attention layers
-};
-
 struct ScaleTable {
-  std::vector<LayerScales> layers;
+  /// Of members that carry one: amax / 2688 for NVFP4 (of all that share it), amax / 448 for FP8.
+  MemberTable<float> input_scales;
+  /// k_proj, v_proj: k_scale and v_scale.
+  MemberTable<float> kv_scales;
   std::vector<std::string> warnings;
 
   /// Lists every maximum that is missing, negative or not finite.
   static Result<ScaleTable> make(const model::CheckpointSource& source,
-                                 const ActivationMaxima& maxima, const Recipe& recipe,
+                                 const ActivationMaxima& maxima, const FormatPlan& plan,
                                  const Compat& compat);
 };
 

@@ -75,7 +75,7 @@ ActivationMaxima TestModel::golden_maxima() {
 
 Result<ExportReport> TestModel::run(const ExportJob& export_job, const ActivationMaxima& maxima,
                                     const ExportProgress& progress) {
-  NIBBLE_RETURN_IF_ERROR(check_quantizable(*source_, folder_));
+  NIBBLE_RETURN_IF_ERROR(check_quantizable(*source_, export_job));
   NIBBLE_ASSIGN_OR_RETURN(const std::string text,
                           describe_job(*checkpoint_, export_job, maxima.table()));
   NIBBLE_ASSIGN_OR_RETURN(OutputFolder output_folder,

@@ -41,9 +41,7 @@ class CpuDevice final : public Device {
   void pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
                     std::byte* destination) override;
 
-  float max_magnitude(ConstTensorView matrix) override;
-  void quantize_nvfp4(ConstTensorView matrix, float tensor_scale, const formats::Nvfp4Rules& rules,
-                      uint8_t* codes, uint8_t* block_scales) override;
+  void host_tasks(int64_t count, TaskRef task) override { pool_.parallel_for(count, task); }
 
   void embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) override;
   void sample(const SamplePlan& plan, ConstTensorView logits, SampleResult* results) override;

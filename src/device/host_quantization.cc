@@ -1,0 +1,132 @@
+// The quantization operations of every device: rows spread over the host threads, arithmetic from
+// formats/.
+//
+// A row is a task's smallest unit and no result depends on which thread ran it.
+#include "device/device.h"
+#include "formats/bf16.h"
+#include "formats/fp8_encode.h"
+#include "formats/nvfp4_encode.h"
+#include "formats/nvfp4_search.h"
+
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+namespace nibble::device {
+namespace {
+
+constexpr int64_t kRowsPerTask = 16;
+
+// One row of a BF16 matrix, widened. Files do not promise alignment.
+void widen_row(ConstTensorView matrix, int64_t row, std::vector<float>& out) {
+  const int64_t columns = matrix.row_elements();
+  out.resize(static_cast<size_t>(columns));
+  const std::byte* data = matrix.data() + row * columns * 2;
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto low = static_cast<uint16_t>(data[2 * i]);
+    const auto high = static_cast<uint16_t>(data[2 * i + 1]);
+    out[i] = formats::bf16_to_f32(static_cast<uint16_t>(low | (high << 8)));
+  }
+}
+
+int64_t tasks_of(ConstTensorView matrix) {
+  return (matrix.rows() + kRowsPerTask - 1) / kRowsPerTask;
+}
+
+// Runs body(task, row index, widened row) for every row, rows of one task in order.
+template <typename Body>
+void for_rows(Device& device, ConstTensorView matrix, const Body& body) {
+  NIBBLE_CHECK(matrix.dtype() == DType::bf16, "quantized matrices are BF16",
+               dtype_name(matrix.dtype()));
+  device.host_tasks(tasks_of(matrix), [&](int64_t task, int) {
+    std::vector<float> row;
+    const int64_t end = std::min(matrix.rows(), (task + 1) * kRowsPerTask);
+    for (int64_t r = task * kRowsPerTask; r < end; ++r) {
+      widen_row(matrix, r, row);
+      body(task, r, row);
+    }
+  });
+}
+
+int64_t block_columns(ConstTensorView matrix) {
+  const int64_t columns = matrix.row_elements();
+  NIBBLE_CHECK(columns % 16 == 0, "matrix to quantize", to_string(matrix.shape()));
+  return columns;
+}
+
+}  // namespace
+
+void Device::host_tasks(int64_t count, TaskRef task) {
+  for (int64_t i = 0; i < count; ++i) task(i, 0);
+}
+
+float Device::max_magnitude(ConstTensorView matrix) {
+  std::mutex mutex;
+  float largest = 0.0f;
+  for_rows(*this, matrix, [&](int64_t, int64_t, const std::vector<float>& row) {
+    const float found = formats::max_magnitude(row);
+    const std::lock_guard<std::mutex> lock(mutex);
+    largest = formats::max_or_nan(largest, found);
+  });
+  return largest;
+}
+
+void Device::quantize_nvfp4(ConstTensorView matrix, float tensor_scale,
+                            const formats::Nvfp4Rules& rules, uint8_t* codes,
+                            uint8_t* block_scales) {
+  const int64_t columns = block_columns(matrix);
+  for_rows(*this, matrix, [&](int64_t, int64_t r, const std::vector<float>& row) {
+    formats::encode_nvfp4_row(row, tensor_scale, rules, codes + r * columns / 2,
+                              block_scales + r * columns / 16);
+  });
+}
+
+void Device::search_nvfp4_scales(ConstTensorView matrix, const formats::ScaleSearch& search,
+                                 uint8_t* block_scales) {
+  const int64_t columns = block_columns(matrix);
+  for_rows(*this, matrix, [&](int64_t, int64_t r, const std::vector<float>& row) {
+    formats::search_nvfp4_scales(row, search, block_scales + r * columns / 16);
+  });
+}
+
+void Device::encode_nvfp4(ConstTensorView matrix, float tensor_scale, const uint8_t* block_scales,
+                          uint8_t* codes) {
+  const int64_t columns = block_columns(matrix);
+  for_rows(*this, matrix, [&](int64_t, int64_t r, const std::vector<float>& row) {
+    formats::encode_nvfp4_codes(row, tensor_scale, block_scales + r * columns / 16,
+                                codes + r * columns / 2);
+  });
+}
+
+void Device::quantize_fp8(ConstTensorView matrix, float weight_scale,
+                          formats::ScalarDivision division, uint8_t* codes) {
+  const int64_t columns = matrix.row_elements();
+  for_rows(*this, matrix, [&](int64_t, int64_t r, const std::vector<float>& row) {
+    formats::fp8_encode_row(row, weight_scale, division, codes + r * columns);
+  });
+}
+
+WeightError Device::weight_error(ConstTensorView matrix, const formats::LinearWeight& stored) {
+  NIBBLE_CHECK(matrix.shape() == Shape({stored.out_features, stored.in_features}),
+               "matrix and stored weight", to_string(matrix.shape()));
+  std::vector<WeightError> partial(static_cast<size_t>(tasks_of(matrix)));
+  for_rows(*this, matrix, [&](int64_t task, int64_t r, const std::vector<float>& row) {
+    std::vector<float> decoded(row.size());
+    formats::decode_row_f32(stored, r, decoded.data());
+    WeightError& sums = partial[static_cast<size_t>(task)];
+    for (size_t i = 0; i < row.size(); ++i) {
+      const double weight = row[i];
+      const double difference = weight - static_cast<double>(decoded[i]);
+      sums.difference += difference * difference;
+      sums.magnitude += weight * weight;
+    }
+  });
+  WeightError out;
+  for (const WeightError& sums : partial) {
+    out.difference += sums.difference;
+    out.magnitude += sums.magnitude;
+  }
+  return out;
+}
+
+}  // namespace nibble::device

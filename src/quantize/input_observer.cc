@@ -1,0 +1,181 @@
+#include "quantize/input_observer.h"
+
+#include "formats/bf16.h"
+#include "formats/nvfp4_encode.h"
+#include "quantize/member_table.h"
+#include "quantize/quantizer_names.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace nibble::quantize {
+namespace {
+
+using model::Member;
+
+// Which linear layers read a tapped tensor.
+struct Tap {
+  std::string_view name;
+  formats::LayerType type;  // where it occurs, unless everywhere
+  bool everywhere;
+  std::span<const Member> members;
+};
+
+constexpr std::array kAttentionIn = {Member::q_proj, Member::k_proj, Member::v_proj};
+constexpr std::array kAttentionOut = {Member::o_proj};
+constexpr std::array kDeltaIn = {Member::in_proj_qkv, Member::in_proj_z, Member::in_proj_a,
+                                 Member::in_proj_b};
+constexpr std::array kDeltaOut = {Member::out_proj};
+constexpr std::array kMlpIn = {Member::expert_gate, Member::shared_gate, Member::shared_up};
+constexpr std::array kExpertsDown = {Member::expert_down};
+constexpr std::array kSharedDown = {Member::shared_down};
+constexpr std::array kHead = {Member::lm_head};
+
+constexpr auto kFull = formats::LayerType::full_attention;
+constexpr auto kLinear = formats::LayerType::linear_attention;
+constexpr std::array kTaps = std::to_array<Tap>({
+    {"in_norm", kFull, false, kAttentionIn},
+    {"attn.gated", kFull, false, kAttentionOut},
+    {"in_norm", kLinear, false, kDeltaIn},
+    {"gdn.normed", kLinear, false, kDeltaOut},
+    {"post_norm", kFull, true, kMlpIn},
+    {"moe.slots", kFull, true, kExpertsDown},
+    {"moe.shared_slots", kFull, true, kSharedDown},
+});
+
+float value_at(ConstTensorView tensor, int64_t index) {
+  return tensor.dtype() == DType::bf16 ? formats::bf16_to_f32(tensor.as<uint16_t>()[index])
+                                       : tensor.as<float>()[index];
+}
+
+float largest_in(ConstTensorView tensor) {
+  float out = 0.0f;
+  for (int64_t i = 0; i < tensor.shape().elements(); ++i) {
+    out = formats::max_or_nan(out, std::fabs(value_at(tensor, i)));
+  }
+  return out;
+}
+
+std::vector<float> widened(ConstTensorView tensor) {
+  std::vector<float> out(static_cast<size_t>(tensor.shape().elements()));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = value_at(tensor, static_cast<int64_t>(i));
+  return out;
+}
+
+// Row `row` of a buffer of rows.
+std::span<const float> row_of(const std::vector<float>& values, size_t row, int64_t columns) {
+  return std::span(values).subspan(row * static_cast<size_t>(columns),
+                                   static_cast<size_t>(columns));
+}
+
+}  // namespace
+
+InputObserver::InputObserver(const formats::ModelConfig& config, const model::NamePrefix& prefix,
+                             ActivationMaxima& maxima, bool with_moments)
+    : config_(config), prefix_(prefix), maxima_(maxima), with_moments_(with_moments) {}
+
+void InputObserver::start_layer(int layer) {
+  layer_ = layer;
+  const auto experts = static_cast<size_t>(config_.num_experts);
+  seen_.assign(experts, false);
+  moments_ = LayerMoments();
+  if (!with_moments_) return;
+  const bool full = config_.layer_types[static_cast<size_t>(layer)] == kFull;
+  const auto inputs = [&](Member member) {
+    return BlockMoments(model::expected_shape(member, config_)[1] / 16 * 16);
+  };
+  moments_.mixer_in = inputs(Member::q_proj);
+  moments_.mixer_out = inputs(full ? Member::o_proj : Member::out_proj);
+  moments_.mlp_in = inputs(Member::shared_gate);
+  moments_.shared_down = inputs(Member::shared_down);
+  moments_.experts_down = inputs(Member::expert_down);
+  moments_.expert_in.assign(experts, inputs(Member::expert_gate));
+  moments_.expert_down.assign(experts, inputs(Member::expert_down));
+}
+
+int64_t InputObserver::finish_layer() {
+  return std::count(seen_.begin(), seen_.end(), true);
+}
+
+void InputObserver::observe(int layer, std::string_view name, ConstTensorView tensor) {
+  if (layer < 0) return;
+  const auto type = config_.layer_types[static_cast<size_t>(layer_)];
+  for (const Tap& tap : kTaps) {
+    if (tap.name == name && (tap.everywhere || tap.type == type)) raise(tap.members, tensor);
+  }
+  if (name == "attn.k" || name == "attn.v") {
+    const Member member = name == "attn.k" ? Member::k_proj : Member::v_proj;
+    maxima_.raise(kv_quantizer(prefix_, member, layer_), largest_in(tensor));
+  }
+  if (name == "moe.experts") remember_experts(tensor);
+  if (with_moments_) add_moments(name, tensor);
+}
+
+void InputObserver::start_head() {
+  layer_ = kOutsideLayers;
+  moments_ = LayerMoments();
+  if (with_moments_) moments_.mixer_in = BlockMoments(config_.hidden_size);
+}
+
+void InputObserver::observe_head_input(ConstTensorView rows) {
+  raise(kHead, rows);
+  if (!with_moments_) return;
+  const std::vector<float> values = widened(rows);
+  for (size_t row = 0; row < static_cast<size_t>(rows.rows()); ++row) {
+    moments_.mixer_in.add(row_of(values, row, config_.hidden_size), 1);
+  }
+}
+
+void InputObserver::raise(std::span<const Member> members, ConstTensorView tensor) {
+  const float magnitude = largest_in(tensor);
+  for (const Member member : members) {
+    maxima_.raise(input_quantizer(prefix_, member, layer_), magnitude);
+  }
+}
+
+void InputObserver::remember_experts(ConstTensorView experts) {
+  const int32_t* chosen = experts.as<int32_t>();
+  experts_.assign(chosen, chosen + experts.shape().elements());
+  for (const int32_t expert : experts_) seen_[static_cast<size_t>(expert)] = true;
+}
+
+// Rows of a step, each with weight 1; the routed experts' by the router's choice.
+void InputObserver::add_moments(std::string_view name, ConstTensorView tensor) {
+  if (name == "moe.weights") {
+    expert_weights_ = widened(tensor);
+    add_expert_inputs();
+  }
+  if (name == "moe.slots") add_expert_slots(tensor);
+  BlockMoments* target = nullptr;
+  if (name == "in_norm") target = &moments_.mixer_in;
+  if (name == "attn.gated" || name == "gdn.normed") target = &moments_.mixer_out;
+  if (name == "post_norm") target = &moments_.mlp_in;
+  if (name == "moe.shared_slots") target = &moments_.shared_down;
+  if (target == nullptr) return;
+  std::vector<float> values = widened(tensor);
+  const auto rows = values.size() / static_cast<size_t>(target->columns());
+  for (size_t row = 0; row < rows; ++row) target->add(row_of(values, row, target->columns()), 1);
+  if (name == "post_norm") mlp_rows_ = std::move(values);
+}
+
+void InputObserver::add_expert_inputs() {
+  const auto slots = static_cast<size_t>(config_.num_experts_per_tok);
+  for (size_t i = 0; i < experts_.size(); ++i) {
+    const double g = expert_weights_[i];
+    moments_.expert_in[static_cast<size_t>(experts_[i])].add(
+        row_of(mlp_rows_, i / slots, config_.hidden_size), g * g);
+  }
+}
+
+void InputObserver::add_expert_slots(ConstTensorView slots) {
+  const std::vector<float> values = widened(slots);
+  for (size_t i = 0; i < experts_.size(); ++i) {
+    const auto row = row_of(values, i, config_.moe_intermediate_size);
+    const double g = expert_weights_[i];
+    moments_.expert_down[static_cast<size_t>(experts_[i])].add(row, g * g);
+    moments_.experts_down.add(row, g * g);
+  }
+}
+
+}  // namespace nibble::quantize
