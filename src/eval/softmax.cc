@@ -6,10 +6,10 @@
 namespace nibble::eval {
 
 double log_sum_exp(std::span<const float> row) {
-  const float largest = *std::max_element(row.begin(), row.end());
+  const auto largest = static_cast<double>(*std::max_element(row.begin(), row.end()));
   double sum = 0;
-  for (const float x : row) sum += std::exp(static_cast<double>(x - largest));
-  return static_cast<double>(largest) + std::log(sum);
+  for (const float x : row) sum += std::exp(static_cast<double>(x) - largest);
+  return largest + std::log(sum);
 }
 
 double negative_log_likelihood(std::span<const float> row, int32_t token) {

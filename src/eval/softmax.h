@@ -1,7 +1,7 @@
 // Log-probabilities of one row of logits.
 //
-// The maximum is taken out in f32 (exact differences of near values), everything after is double.
-// Plain sums over the whole vocabulary: no term is dropped, none is vectorized out of order.
+// In double, the maximum taken out. Plain sums over the whole vocabulary in id order: no term is
+// dropped.
 #pragma once
 
 #include <cstdint>
