@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/sizes.h"
 #include "bench/engine_bench.h"
+#include "bench/read_bandwidth.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/interrupt.h"
@@ -77,6 +78,10 @@ int run_bench_engine(const BenchEngineOptions& options) {
     longest = std::max(longest, test.depth + test.prompt_tokens + test.generated_tokens + 1);
   }
   needs.max_model_len = static_cast<int32_t>(longest);
+  // Before the model is loaded: the buffer is as large as some models. Host memory only.
+  const bool on_gpu = options.model.device.starts_with("cuda");
+  const double read_bandwidth =
+      on_gpu ? 0 : bench::measure_read_bandwidth(*make_thread_pool(options.model.threads));
   auto session = ModelSession::open(options.model, needs);
   if (!session.ok()) return report_error(session.error());
   ModelSession& s = *session.value();
@@ -90,6 +95,7 @@ int run_bench_engine(const BenchEngineOptions& options) {
     fmt::print("{} - {}, {} weights, KV {}\n", options.model.model, s.device().description(),
                format_bytes(static_cast<int64_t>(s.packed_weight_bytes())),
                dtype_name(s.kv_dtype()));
+    if (read_bandwidth > 0) fmt::print("host memory reads at {:.1f} GB/s\n", read_bandwidth);
     fmt::print("{:<16} {:>10} {:>10} {:>10}   {:>10}  {:>12}  experts per layer and step\n", "test",
                "min t/s", "median", "max", "read/step", "read");
   }
@@ -109,6 +115,7 @@ int run_bench_engine(const BenchEngineOptions& options) {
                              {"device", s.device().description()},
                              {"weight_bytes", s.packed_weight_bytes()},
                              {"kv_dtype", dtype_name(s.kv_dtype())},
+                             {"read_bandwidth_gbps", read_bandwidth},
                              {"repetitions", options.repetitions},
                              {"tests", rows}};
     fmt::print("{}\n", dump_json(out, 2));

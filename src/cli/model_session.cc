@@ -65,14 +65,18 @@ Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options, bool on
 
 }  // namespace
 
+std::unique_ptr<ThreadPool> make_thread_pool(int threads) {
+  const std::vector<int> cores = usable_physical_cores();
+  return std::make_unique<ThreadPool>(threads > 0 ? threads : static_cast<int>(cores.size()),
+                                      cores);
+}
+
 Result<ComputeDevice> make_compute_device(const std::string& device, const std::string& arithmetic,
                                           int threads) {
   NIBBLE_ASSIGN_OR_RETURN(const IsaLevel level, select_isa_level(environment("NIBBLE_FORCE_ISA")));
-  const std::vector<int> cores = usable_physical_cores();
   const Arithmetic kind = arithmetic == "f32" ? Arithmetic::f32 : Arithmetic::exact;
   ComputeDevice out;
-  out.pool =
-      std::make_unique<ThreadPool>(threads > 0 ? threads : static_cast<int>(cores.size()), cores);
+  out.pool = make_thread_pool(threads);
   if (device.starts_with("cuda")) {
     NIBBLE_ASSIGN_OR_RETURN(const int ordinal, cuda_ordinal(device));
     NIBBLE_ASSIGN_OR_RETURN(out.device, device::make_cuda_device(kind, ordinal));

@@ -48,7 +48,6 @@ class ModelSession {
   const runtime::MemoryPlan& memory_plan() const { return plan_; }
   DType kv_dtype() const { return kv_dtype_; }
   size_t packed_weight_bytes() const { return packed_weight_bytes_; }
-  int num_threads() const { return pool_->num_threads(); }
 
  private:
   ModelSession() = default;
@@ -70,6 +69,9 @@ class ModelSession {
   std::unique_ptr<model::LoadedModel> model_;
   std::unique_ptr<runtime::ModelExecutor> executor_;
 };
+
+/// The kernel threads a command runs on: `threads`, or one per physical core when 0.
+std::unique_ptr<ThreadPool> make_thread_pool(int threads);
 
 /// A device for commands that only compute (quantize). threads 0: one per physical core.
 struct ComputeDevice {
