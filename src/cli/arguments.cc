@@ -94,16 +94,21 @@ void add_run_options(CLI::App& app, ModelOptions& options) {
                "Type of the KV cache; auto follows the checkpoint");
   flags.choice("--load-format", options.load_format, {"auto", "dummy"},
                "dummy: random weights from config.json alone, for measuring speed");
-  flags.option("--memory", options.memory, "Hard ceiling on allocated memory, for example 40GiB")
-      ->check(size_check());
   flags
       .option("-t,--cpu-threads,--threads", options.threads,
               "Kernel threads; 0: one per physical core")
       ->check(CLI::Range(0, 1024));
 }
 
+void add_memory_option(CLI::App& app, ModelOptions& options) {
+  Flags(app)
+      .option("--memory", options.memory, "Hard ceiling on allocated memory, for example 40GiB")
+      ->check(size_check());
+}
+
 void add_model_options(CLI::App& app, ModelOptions& options) {
   add_run_options(app, options);
+  add_memory_option(app, options);
   Flags flags(app);
   flags.count("-c,--max-model-len", options.max_model_len,
               "Prompt plus completion, for example 32k; 0: auto");
@@ -203,11 +208,40 @@ void add_text_options(CLI::App& app, EvalOptions& options) {
 void add_perplexity(CLI::App& eval, PerplexityOptions& options) {
   CLI::App& app = *eval.add_subcommand("ppl", "Perplexity of a text");
   add_run_options(app, options.model);
+  add_memory_option(app, options.model);
   add_text_options(app, options.eval);
   app.get_option("--data")->required();
   Flags flags(app);
   flags.count("--batch", options.batch, "Sequences side by side; changes no bit on the CPU");
   app.add_flag("--by-position", options.by_position, "Mean nll by position in the sequence");
+}
+
+void add_kld(CLI::App& eval, KldOptions& options) {
+  CLI::App& app = *eval.add_subcommand("kld", "KL divergence of a model against its base");
+  add_run_options(app, options.model);
+  app.get_option("--kv-cache-dtype")->description("Type of the model's KV cache; auto: bf16");
+  add_text_options(app, options.eval);
+  Flags flags(app);
+  app.add_option("--base", options.base,
+                 "Model directory (run beside the model, layer by layer) or base file");
+  flags.choice("--base-kv-cache-dtype", options.base_kv_cache_dtype,
+               {"auto", "float32", "bf16", "fp8"}, "Type of the base's KV cache; auto: bf16");
+  app.add_flag("--pair", options.pair, "Insist on two models with nothing stored between them");
+  app.add_option("--save-base", options.save_base,
+                 "Keep the base's log-probabilities in this file (without --base: the model's)");
+  flags.choice("--format", options.format, {"full", "exact", "topk", "llama"},
+               "Of --save-base: 16-bit codes, plain logits, the best entries, llama.cpp's layout");
+  flags.option("--base-topk", options.base_topk, "Entries kept a position by --format topk")
+      ->check(CLI::Range(int64_t{5}, int64_t{1} << 24));
+  app.add_flag("--routing,!--no-routing", options.routing,
+               "Compare the experts chosen in every layer (default)");
+  flags.count("--noise-tokens", options.noise_tokens,
+              "Tokens of the noise floor (the base in other ways); 0: none");
+  flags
+      .option("--hidden-memory", options.hidden_memory,
+              "Hidden rows kept at a time; a longer text goes through the layers in groups")
+      ->check(size_check());
+  app.add_option("--html", options.html, "Write the report as one HTML page");
 }
 
 CLI::App& add_eval(CLI::App& root) {
@@ -292,13 +326,16 @@ std::variant<Command, ParseExit> parse_arguments(std::vector<std::string> argume
   InspectOptions inspect;
   QuantizeOptions quantize;
   PerplexityOptions perplexity;
+  KldOptions kld;
   BenchEngineOptions bench;
   add_quantize(root, quantize);
   add_serve(root, serve);
   add_chat(root, chat);
   add_inspect(root, inspect);
   add_bench(root, bench);
-  add_perplexity(add_eval(root), perplexity);
+  CLI::App& eval = add_eval(root);
+  add_perplexity(eval, perplexity);
+  add_kld(eval, kld);
   root.add_subcommand("version", "Print the version");
 
   std::transform(arguments.begin(), arguments.end(), arguments.begin(), normalized_flag);
@@ -314,6 +351,7 @@ std::variant<Command, ParseExit> parse_arguments(std::vector<std::string> argume
   } catch (const CLI::ParseError& error) {
     return usage_error(root, error, arguments);
   }
+  if (root.got_subcommand(&eval) && eval.got_subcommand("kld")) return kld;
   const std::map<std::string, Command> commands = {
       {"serve", serve}, {"chat", chat},       {"inspect", inspect},         {"quantize", quantize},
       {"bench", bench}, {"eval", perplexity}, {"version", VersionOptions{}}};

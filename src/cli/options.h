@@ -82,6 +82,21 @@ struct PerplexityOptions {
   bool by_position = false;
 };
 
+struct KldOptions {
+  ModelOptions model;  // kv_cache_dtype auto: bf16, not what the checkpoint says
+  EvalOptions eval;
+  std::string base;  // a model directory or a base file
+  std::string base_kv_cache_dtype = "auto";
+  bool pair = false;  // insist on two models, nothing stored
+  std::string save_base;  // write a base file
+  std::string format = "full";  // of save_base: full, exact, topk, llama
+  int64_t base_topk = 1024;
+  bool routing = true;
+  int64_t noise_tokens = 1024;  // rows of the noise floor's runs; 0: none
+  std::string hidden_memory = "1GiB";
+  std::string html;
+};
+
 struct BenchEngineOptions {
   ModelOptions model;
   std::vector<int64_t> prompt_tokens = {512};
@@ -95,6 +110,6 @@ struct BenchEngineOptions {
 struct VersionOptions {};
 
 using Command = std::variant<VersionOptions, ServeOptions, ChatOptions, InspectOptions,
-                             QuantizeOptions, PerplexityOptions, BenchEngineOptions>;
+                             QuantizeOptions, PerplexityOptions, KldOptions, BenchEngineOptions>;
 
 }  // namespace nibble::cli

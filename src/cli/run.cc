@@ -36,6 +36,9 @@ int dispatch(const QuantizeOptions& options) {
 int dispatch(const PerplexityOptions& options) {
   return run_perplexity(options);
 }
+int dispatch(const KldOptions& options) {
+  return run_kld(options);
+}
 int dispatch(const BenchEngineOptions& options) {
   return run_bench_engine(options);
 }
