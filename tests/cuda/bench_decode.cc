@@ -1,16 +1,15 @@
 // Speed of decode and prefill steps through the executor, dummy weights, FP8 KV, random token ids.
 //
-// Time is the wall clock of Executor::run, sampling and the wait included. Bytes are counted from the
-// configuration, experts as the routing really chose them; the wall is those bytes over the read
-// bandwidth measured in this process.
-#include "tests/cuda/cuda_check.h"
-
+// Time is the wall clock of Executor::run, sampling and the wait included. Bytes are counted from
+// the configuration, experts as the routing really chose them; the wall is those bytes over the
+// read bandwidth measured in this process.
 #include "base/rng.h"
 #include "device/cuda/cuda_device.h"
 #include "formats/hf_config.h"
 #include "model/dummy_source.h"
 #include "model/loaded_model.h"
 #include "runtime/model_executor.h"
+#include "tests/cuda/cuda_check.h"
 #include "tests/cuda/read_bandwidth.h"
 
 #include <algorithm>
@@ -67,7 +66,8 @@ Bench::Bench(const std::string& folder) {
   auto loaded = model::LoadedModel::load(*gpu_, *source_, [](int, int) { return true; });
   NIBBLE_CHECK(loaded.ok(), "loading", loaded.ok() ? "" : loaded.error().message);
   model_ = std::move(loaded).value();
-  std::printf("%s: dummy weights made and packed in %.1f s\n", folder.c_str(), seconds_since(start));
+  std::printf("%s: dummy weights made and packed in %.1f s\n", folder.c_str(),
+              seconds_since(start));
   runtime::ModelExecutorOptions options;
   options.capacity = {kMaxRows, kMaxSequences, kMaxTokens / 64, kMaxSequences, kMaxSequences};
   options.num_pages = kMaxTokens / 64 + kMaxSequences * 16;
@@ -124,8 +124,7 @@ double Bench::run(const runtime::Step& step) {
 
 double Bench::distinct_experts(int32_t sequences, int32_t depth) {
   const formats::ModelConfig& c = source_->config();
-  const auto count =
-      static_cast<size_t>(c.num_hidden_layers * sequences * c.num_experts_per_tok);
+  const auto count = static_cast<size_t>(c.num_hidden_layers * sequences * c.num_experts_per_tok);
   auto memory = gpu_->allocate(count * sizeof(int32_t), "routing log");
   NIBBLE_CHECK(memory.ok(), "routing log");
   executor_->set_routing_log(reinterpret_cast<int32_t*>(memory.value()->data()));
@@ -174,11 +173,10 @@ double Bench::dense_bytes() const {
 /// One expert of one layer.
 double Bench::expert_bytes() const {
   const formats::ModelConfig& c = source_->config();
-  return static_cast<double>(
-      gpu_->packed_gate_up_bytes(source_->expert_format(0, false), c.moe_intermediate_size,
-                                 c.hidden_size) +
-      gpu_->packed_linear_bytes(source_->expert_format(0, false), c.hidden_size,
-                                c.moe_intermediate_size));
+  return static_cast<double>(gpu_->packed_gate_up_bytes(source_->expert_format(0, false),
+                                                        c.moe_intermediate_size, c.hidden_size) +
+                             gpu_->packed_linear_bytes(source_->expert_format(0, false),
+                                                       c.hidden_size, c.moe_intermediate_size));
 }
 
 void Bench::decode(int32_t sequences, int32_t depth) {
@@ -197,7 +195,8 @@ void Bench::decode(int32_t sequences, int32_t depth) {
   const double state = linear_layers * 8.0 *
                        static_cast<double>(c.linear_num_value_heads * c.linear_key_head_dim *
                                            c.linear_value_head_dim);
-  const double kv = attention_layers * 2.0 * static_cast<double>(c.num_key_value_heads * c.head_dim) *
+  const double kv = attention_layers * 2.0 *
+                    static_cast<double>(c.num_key_value_heads * c.head_dim) *
                     static_cast<double>(depth + 48);
   const double bytes = dense_bytes() +
                        static_cast<double>(c.num_hidden_layers) * (experts + 1) * expert_bytes() +

@@ -1,13 +1,12 @@
 // Whole models, CPU exact against GPU: teacher-forced logits, mean KL divergence and top token.
 //
 // No Observer: on the GPU the fused blocks run, the very kernels that are timed.
-#include "tests/cuda/cuda_check.h"
-
 #include "base/file.h"
 #include "base/rng.h"
 #include "device/cpu/cpu_device.h"
 #include "formats/hf_config.h"
 #include "model/dummy_source.h"
+#include "tests/cuda/cuda_check.h"
 #include "tests/support/model_harness.h"
 #include "tokenizer/tokenizer.h"
 
@@ -24,8 +23,8 @@ using device::SequenceKind;
 using test::ModelHarness;
 
 constexpr double kKldLimit = 2e-5;  // issue 6: mean, heldout_generated
-// Few rows: one router tie that falls the other way moves the mean. Two levels of the CPU device differ so
-// too; the GPU may differ by this factor more than they do.
+// Few rows: one router tie that falls the other way moves the mean. Two levels of the CPU device
+// differ so too; the GPU may differ by this factor more than they do.
 constexpr double kOverYardstick = 4;
 constexpr double kTopLimit = 0.01;  // positions whose top token differs
 constexpr double kDummyL2Limit = 0.03;  // issue 6: median over rows, random weights
@@ -96,7 +95,8 @@ ModelHarness::DeviceFactory gpu_factory() {
 }
 
 /// Logits of `tokens` one decode step each, behind what the sequence already holds.
-std::vector<float> decode(ModelHarness& model, int32_t sequence, const std::vector<int32_t>& tokens) {
+std::vector<float> decode(ModelHarness& model, int32_t sequence,
+                          const std::vector<int32_t>& tokens) {
   std::vector<float> logits;
   for (const int32_t token : tokens) {
     const std::vector<float> row = model.step({{sequence, {token}, SequenceKind::decode}});
@@ -182,8 +182,8 @@ void check_dummy(const std::string& folder, golden::Report& report) {
   NIBBLE_CHECK(config.ok(), "configuration", config.ok() ? "" : config.error().message);
   std::vector<int32_t> tokens;
   for (uint64_t i = 0; i < 448; ++i) {
-    tokens.push_back(static_cast<int32_t>(random_bits(5, i) %
-                                          static_cast<uint64_t>(config.value().vocab_size)));
+    tokens.push_back(
+        static_cast<int32_t>(random_bits(5, i) % static_cast<uint64_t>(config.value().vocab_size)));
   }
   test::HarnessOptions options;
   options.kv_dtype = DType::f8_e4m3;
@@ -195,7 +195,8 @@ void check_dummy(const std::string& folder, golden::Report& report) {
   auto gpu = ModelHarness::open(source(), gpu_factory(), 1, options);
   NIBBLE_CHECK(cpu.ok() && gpu.ok(), "opening", folder);
   Models models{std::move(cpu).value(), std::move(gpu).value(), nullptr};
-  compare_all(models, tokens, 448, true, "cuda.dummy " + folder.substr(folder.rfind('/') + 1), report);
+  compare_all(models, tokens, 448, true, "cuda.dummy " + folder.substr(folder.rfind('/') + 1),
+              report);
 }
 
 }  // namespace nibble::check

@@ -1,4 +1,5 @@
-// cuda_check PART...: runs the parts named on GPU 0 and says what agreed. Exit code 1 if anything failed.
+// cuda_check PART...: runs the parts named on GPU 0 and says what agreed. Exit code 1 if anything
+// failed.
 //
 //   ops                    small operations on random data
 //   goldens FOLDER MODEL   a text_X family at f32 and exact, through the composed blocks

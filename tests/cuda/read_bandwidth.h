@@ -1,4 +1,5 @@
-// Read bandwidth of the GPU: what all shares of "the wall" are taken of. And the marks for a profiler.
+// Read bandwidth of the GPU: what all shares of "the wall" are taken of. And the marks for a
+// profiler.
 #pragma once
 
 namespace nibble::check {

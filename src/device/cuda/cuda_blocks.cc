@@ -1,9 +1,9 @@
 // Captured steps and fused decode blocks of the CUDA device.
 //
-// A step in which every sequence advances by one token queues the same launches whatever its contents:
-// sizes come from the plan's device buffers. Such a step is captured once per shape and replayed. The
-// fused blocks serve the 35B-A3B shapes (kernels/cuda/decode.h); every other shape and step takes the
-// composed blocks.
+// A step in which every sequence advances by one token queues the same launches whatever its
+// contents: sizes come from the plan's device buffers. Such a step is captured once per shape and
+// replayed. The fused blocks serve the 35B-A3B shapes (kernels/cuda/decode.h); every other shape
+// and step takes the composed blocks.
 #include "device/cuda/cuda_device_impl.h"
 
 #include <array>
@@ -65,7 +65,8 @@ bool fits(const MoeWeights& w) {
   const bool shared = is_bank(w.shared_gate_up, 1, 2 * cuda::kInner, cuda::kHidden) &&
                       is_bank(w.shared_down, 1, cuda::kHidden, cuda::kInner);
   return routed && shared && w.num_experts_per_tok == cuda::kRouted &&
-         w.router.format == WeightFormat::bf16 && is_shape(w.router, cuda::kExperts, cuda::kHidden) &&
+         w.router.format == WeightFormat::bf16 &&
+         is_shape(w.router, cuda::kExperts, cuda::kHidden) &&
          w.shared_expert_gate.format == WeightFormat::bf16 &&
          end_of(w.router) == w.shared_expert_gate.data;
 }
@@ -289,8 +290,8 @@ void CudaDevice::fused_experts(const StepPlan& plan, const MoeWeights& weights, 
       .x = scratch_.x,
       .act = scratch_.act,
       .h = hidden.as<float>(),
-      .experts_out = plan.routing_log == nullptr ? nullptr
-                                                 : plan.routing_log + weights.layer * cuda::kRouted};
+      .experts_out =
+          plan.routing_log == nullptr ? nullptr : plan.routing_log + weights.layer * cuda::kRouted};
   cuda::decode_gate_up(experts, stream_.get());
   cuda::decode_down(experts, stream_.get());
 }
@@ -307,16 +308,16 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
                      .eps = spec_.rms_norm_eps,
                      .row_index = nullptr},
                     stream_.get());
-  cuda::linear_mma({.x = scratch_.x,
-                    .x_type = cuda::Element::bf16,
-                    .weight = {cuda::Format::bf16, weights.router.data, cuda::kExperts + 1,
-                               cuda::kHidden, 1.0f},
-                    .out = scratch_.router_logits,
-                    .out_type = cuda::Element::f32,
-                    .out_stride = cuda::kLogitStride,
-                    .accumulate = false,
-                    .m = plan.num_rows},
-                   stream_.get(), true);
+  cuda::linear_mma(
+      {.x = scratch_.x,
+       .x_type = cuda::Element::bf16,
+       .weight = {cuda::Format::bf16, weights.router.data, cuda::kExperts + 1, cuda::kHidden, 1.0f},
+       .out = scratch_.router_logits,
+       .out_type = cuda::Element::f32,
+       .out_stride = cuda::kLogitStride,
+       .accumulate = false,
+       .m = plan.num_rows},
+      stream_.get(), true);
   cuda::decode_route_rows(
       {.logits = scratch_.router_logits,
        .rows = plan.num_rows,
@@ -376,13 +377,14 @@ void CudaDevice::grouped_experts(const StepPlan& plan, const MoeWeights& weights
         .out_stride = cuda::kLogitStride,
         .accumulate = false,
         .m = rows});
-  cuda::prefill_route({.logits = scratch_.prefill_logits,
-                       .rows = rows,
-                       .table = scratch_.prefill,
-                       .experts_out = plan.routing_log == nullptr
-                                          ? nullptr
-                                          : plan.routing_log + weights.layer * rows * cuda::kRouted},
-                      stream_.get());
+  cuda::prefill_route(
+      {.logits = scratch_.prefill_logits,
+       .rows = rows,
+       .table = scratch_.prefill,
+       .experts_out = plan.routing_log == nullptr
+                          ? nullptr
+                          : plan.routing_log + weights.layer * rows * cuda::kRouted},
+      stream_.get());
   cuda::prefill_gate_up({.bank = bank_of(weights.gate_up),
                          .shared = bank_of(weights.shared_gate_up),
                          .table = scratch_.prefill,
@@ -443,9 +445,9 @@ void CudaDevice::head(const StepPlan& plan, const HeadWeights& weights, ConstTen
                      .row_index = plan.logit_rows + first},
                     stream_.get());
   if (args.m == 1 && format == cuda::Format::bf16) {
-    cuda::decode_head({weights.lm_head.data, weights.lm_head.out_features, scratch_.x,
-                       logits.as<float>()},
-                      stream_.get());
+    cuda::decode_head(
+        {weights.lm_head.data, weights.lm_head.out_features, scratch_.x, logits.as<float>()},
+        stream_.get());
   } else {
     cuda::linear_mma(args, stream_.get(), true);
   }

@@ -34,7 +34,8 @@ Result<CudaBytes> zeroed(size_t bytes, const std::string& purpose) {
   CudaBytes memory(data);
   if (status == cudaSuccess) status = cudaMemset(data, 0, bytes);
   if (status == cudaSuccess) return memory;
-  return cuda_error(status, "allocating " + std::to_string(bytes) + " bytes of GPU memory for " + purpose);
+  return cuda_error(status,
+                    "allocating " + std::to_string(bytes) + " bytes of GPU memory for " + purpose);
 }
 
 // Hands out 256-byte aligned pieces; with a null base it only counts.
@@ -153,8 +154,8 @@ void CudaDevice::upload(std::byte* destination, std::span<const std::byte> host)
 
 void CudaDevice::download(std::span<std::byte> host, const std::byte* source) {
   if (host.empty()) return;
-  NIBBLE_CUDA_CHECK(cudaMemcpyAsync(host.data(), source, host.size(), cudaMemcpyDeviceToHost,
-                                    stream_.get()));
+  NIBBLE_CUDA_CHECK(
+      cudaMemcpyAsync(host.data(), source, host.size(), cudaMemcpyDeviceToHost, stream_.get()));
   NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
 }
 
@@ -173,6 +174,9 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
               static_cast<int64_t>(cuda::attention_scratch_floats(rows, heads, head_dim)));
   pieces.take(scratch->delta, static_cast<int64_t>(cuda::delta_scratch_floats(
                                   rows, static_cast<int32_t>(spec.value_heads))));
+  pieces.take(scratch->delta_chunked, static_cast<int64_t>(cuda::delta_chunked_bytes(
+                                          rows, static_cast<int32_t>(spec.key_heads),
+                                          static_cast<int32_t>(spec.value_heads))));
   pieces.take(scratch->expert_outputs, pairs * spec.hidden_size * 4);
   pieces.take(scratch->gemm, static_cast<int64_t>(Gemm::kWorkspaceBytes));
   pieces.take(scratch->dequantized, static_cast<int64_t>(kDequantizedBytes));
@@ -260,17 +264,17 @@ cuda::Step CudaDevice::step_of(const StepPlan& plan) const {
 
 void CudaDevice::embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) {
   const bool overridden = plan.override_index != nullptr;
-  cuda::embed({.table = table.data(),
-               .table_type = cuda_element(table.dtype()),
-               .token_ids = plan.token_ids,
-               .override_index = plan.override_index,
-               .overrides = plan.row_overrides.data(),
-               .override_type =
-                   overridden ? cuda_element(plan.row_overrides.dtype()) : cuda::Element::f32,
-               .out = hidden.as<float>(),
-               .rows = plan.num_rows,
-               .n = hidden.row_elements()},
-              stream_.get());
+  cuda::embed(
+      {.table = table.data(),
+       .table_type = cuda_element(table.dtype()),
+       .token_ids = plan.token_ids,
+       .override_index = plan.override_index,
+       .overrides = plan.row_overrides.data(),
+       .override_type = overridden ? cuda_element(plan.row_overrides.dtype()) : cuda::Element::f32,
+       .out = hidden.as<float>(),
+       .rows = plan.num_rows,
+       .n = hidden.row_elements()},
+      stream_.get());
 }
 
 void CudaDevice::rms_norm(ConstTensorView x, const float* weight, TensorView out) {

@@ -20,8 +20,8 @@ struct CudaDeviceInfo {
   size_t total_bytes = 0, free_bytes = 0;
 };
 
-/// GPU number `ordinal` of this process. unsupported: no driver, no such GPU, or one this build has no
-/// kernels for.
+/// GPU number `ordinal` of this process. unsupported: no driver, no such GPU, or one this build has
+/// no kernels for.
 Result<CudaDeviceInfo> cuda_device_info(int ordinal);
 
 /// The device on that GPU. Errors as cuda_device_info, and exhausted.

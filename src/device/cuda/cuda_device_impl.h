@@ -1,15 +1,15 @@
 // CudaDevice: the class behind make_cuda_device.
 //
-// cuda_device.cc: memory, workspace, row-wise operations. cuda_linear.cc: packing and dense products.
-// cuda_moe.cc: experts. cuda_sequences.cc: operations that walk sequences. cuda_sample.cc: sampling.
-// cuda_blocks.cc: fused blocks and captured steps.
+// cuda_device.cc: memory, workspace, row-wise operations. cuda_linear.cc: packing and dense
+// products. cuda_moe.cc: experts. cuda_sequences.cc: operations that walk sequences.
+// cuda_sample.cc: sampling. cuda_blocks.cc: fused blocks and captured steps.
 #pragma once
 
-#include "device/host_sampler.h"
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/gemm.h"
 #include "device/cuda/handles.h"
 #include "device/cuda/upload_ring.h"
+#include "device/host_sampler.h"
 #include "kernels/cuda/args.h"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/linear.h"
@@ -105,6 +105,7 @@ class CudaDevice final : public Device {
   struct Scratch {
     float* attention = nullptr;
     float* delta = nullptr;
+    std::byte* delta_chunked = nullptr;
     std::byte* expert_outputs = nullptr;  // [pairs][H] f32
     std::byte* gemm = nullptr;
     std::byte* dequantized = nullptr;
@@ -168,8 +169,8 @@ class CudaDevice final : public Device {
 
   using StepKey = std::tuple<const void*, const void*, int32_t, int32_t, int32_t>;
   std::map<StepKey, CudaGraphExec> graphs_;
-  /// The input projection that runs after an expert block, by the block's router: learned from the first
-  /// step, so that decode can pull it into L2 early.
+  /// The input projection that runs after an expert block, by the block's router: learned from the
+  /// first step, so that decode can pull it into L2 early.
   std::map<const void*, const void*> next_projection_;
   const void* last_router_ = nullptr;
 };

@@ -77,8 +77,8 @@ void CudaDevice::push_nvfp4_slices(const formats::LinearWeight& weight, std::byt
     const int64_t count = std::min(step, n - first);
     upload(raw, rows_of(weight.weight, first, count));
     upload(raw + count * (k / 2), rows_of(weight.weight_scale, first, count));
-    cuda::pack_nvfp4(raw, raw + count * (k / 2), count, k,
-                     destination + first * (k / 2 + k / 16), stream_.get());
+    cuda::pack_nvfp4(raw, raw + count * (k / 2), count, k, destination + first * (k / 2 + k / 16),
+                     stream_.get());
   }
 }
 

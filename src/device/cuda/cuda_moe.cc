@@ -1,7 +1,7 @@
 // The CUDA device's routing and expert products: which kernel serves which shape.
 //
-// Candidates, first that fits: units (few rows per expert), generic. Large steps of the 35B shapes take
-// the fused path of cuda_blocks.cc.
+// Candidates, first that fits: units (few rows per expert), generic. Large steps of the 35B shapes
+// take the fused path of cuda_blocks.cc.
 #include "device/cuda/cuda_device_impl.h"
 
 namespace nibble::device {

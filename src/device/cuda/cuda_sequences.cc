@@ -13,24 +13,24 @@ cuda::KvCache cache_of(const KvLayer& cache) {
 
 void CudaDevice::qk_norm_rope(const StepPlan& plan, const AttentionWeights& weights,
                               ConstTensorView q_gate, TensorView q, TensorView gate, TensorView k) {
-  cuda::QkNormRopeArgs args{.step = step_of(plan),
-                            .q_gate = q_gate.as<float>(),
-                            .q = q.as<float>(),
-                            .gate = gate.as<float>(),
-                            .k_in = k.as<float>(),
-                            .k = k.as<float>(),
-                            .q_stride = q_gate.row_elements(),
-                            .k_stride = k.row_elements(),
-                            .q_norm = weights.q_norm,
-                            .k_norm = weights.k_norm,
-                            .inverse_frequencies = scratch_.rope_frequencies,
-                            .num_heads = static_cast<int32_t>(weights.num_heads),
-                            .num_kv_heads = static_cast<int32_t>(weights.num_kv_heads),
-                            .head_dim = static_cast<int32_t>(weights.head_dim),
-                            .rotary_dim = static_cast<int32_t>(spec_.rotary_dim),
-                            .mrope_section = {spec_.mrope_section[0], spec_.mrope_section[1],
-                                              spec_.mrope_section[2]},
-                            .eps = spec_.rms_norm_eps};
+  cuda::QkNormRopeArgs args{
+      .step = step_of(plan),
+      .q_gate = q_gate.as<float>(),
+      .q = q.as<float>(),
+      .gate = gate.as<float>(),
+      .k_in = k.as<float>(),
+      .k = k.as<float>(),
+      .q_stride = q_gate.row_elements(),
+      .k_stride = k.row_elements(),
+      .q_norm = weights.q_norm,
+      .k_norm = weights.k_norm,
+      .inverse_frequencies = scratch_.rope_frequencies,
+      .num_heads = static_cast<int32_t>(weights.num_heads),
+      .num_kv_heads = static_cast<int32_t>(weights.num_kv_heads),
+      .head_dim = static_cast<int32_t>(weights.head_dim),
+      .rotary_dim = static_cast<int32_t>(spec_.rotary_dim),
+      .mrope_section = {spec_.mrope_section[0], spec_.mrope_section[1], spec_.mrope_section[2]},
+      .eps = spec_.rms_norm_eps};
   cuda::qk_norm_rope(args, stream_.get());
 }
 
@@ -88,19 +88,27 @@ void CudaDevice::gated_delta(const StepPlan& plan, const DeltaNetWeights& weight
                              ConstTensorView beta, TensorView core) {
   NIBBLE_CHECK(plan.num_rows <= 16384 && plan.num_sequences <= 1024, "rows of the delta rule",
                plan.num_rows, plan.num_sequences);
-  cuda::gated_delta({.step = step_of(plan),
-                     .qkv = qkv.as<float>(),
-                     .g = g.as<float>(),
-                     .beta = beta.as<float>(),
-                     .core = core.as<float>(),
-                     .num_key_heads = static_cast<int32_t>(weights.num_key_heads),
-                     .num_value_heads = static_cast<int32_t>(weights.num_value_heads),
-                     .key_head_dim = static_cast<int32_t>(weights.key_head_dim),
-                     .value_head_dim = static_cast<int32_t>(weights.value_head_dim),
-                     .state = cache.recurrent,
-                     .state_stride = cache.recurrent_stride,
-                     .scalars = scratch_.delta},
-                    stream_.get());
+  const cuda::GatedDeltaArgs args{
+      .step = step_of(plan),
+      .qkv = qkv.as<float>(),
+      .g = g.as<float>(),
+      .beta = beta.as<float>(),
+      .core = core.as<float>(),
+      .num_key_heads = static_cast<int32_t>(weights.num_key_heads),
+      .num_value_heads = static_cast<int32_t>(weights.num_value_heads),
+      .key_head_dim = static_cast<int32_t>(weights.key_head_dim),
+      .value_head_dim = static_cast<int32_t>(weights.value_head_dim),
+      .state = cache.recurrent,
+      .state_stride = cache.recurrent_stride,
+      .scalars = scratch_.delta,
+      .chunked = arithmetic() == Arithmetic::f32 ? nullptr : scratch_.delta_chunked,
+      .terms = nullptr,
+      .rows_bf16 = nullptr};
+  if (cuda::can_delta_chunked(args)) {
+    cuda::delta_chunked(args, stream_.get());
+  } else {
+    cuda::gated_delta(args, stream_.get());
+  }
 }
 
 }  // namespace nibble::device

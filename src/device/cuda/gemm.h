@@ -1,14 +1,13 @@
 // Gemm: BF16 matrix products of large steps through cuBLASLt.
 //
-// y[m][n] (+)= alpha * x[m][k] W[n][k]^T, f32 accumulation. The algorithm of a shape is asked for once
-// and kept.
+// y[m][n] (+)= alpha * x[m][k] W[n][k]^T, f32 accumulation. The algorithm of a shape is asked for
+// once and kept.
 #pragma once
 
 #include "device/cuda/handles.h"
 
-#include <cublasLt.h>
-
 #include <cstdint>
+#include <cublasLt.h>
 #include <map>
 #include <tuple>
 

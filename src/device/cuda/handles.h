@@ -1,24 +1,23 @@
-// RAII of CUDA handles: streams, events, graphs, device and pinned memory. Destructors never throw or
-// wait.
+// RAII of CUDA handles: streams, events, graphs, device and pinned memory. Destructors never throw
+// or wait.
 //
-// NIBBLE_CUDA_CHECK is for calls that fail only by our bug or a lost device; what may fail at start-up
-// (memory, no GPU) goes through cuda_error() into a Result.
+// NIBBLE_CUDA_CHECK is for calls that fail only by our bug or a lost device; what may fail at
+// start-up (memory, no GPU) goes through cuda_error() into a Result.
 #pragma once
 
 #include "base/check.h"
 #include "base/result.h"
 
-#include <cuda_runtime_api.h>
-
 #include <cstddef>
+#include <cuda_runtime_api.h>
 #include <string>
 #include <utility>
 
-#define NIBBLE_CUDA_CHECK(call)                                                          \
-  do {                                                                                   \
-    const cudaError_t nibble_cuda_status = (call);                                       \
-    NIBBLE_CHECK(nibble_cuda_status == cudaSuccess, #call,                               \
-                 cudaGetErrorString(nibble_cuda_status));                                \
+#define NIBBLE_CUDA_CHECK(call)                            \
+  do {                                                     \
+    const cudaError_t nibble_cuda_status = (call);         \
+    NIBBLE_CHECK(nibble_cuda_status == cudaSuccess, #call, \
+                 cudaGetErrorString(nibble_cuda_status));  \
   } while (false)
 
 namespace nibble::device {

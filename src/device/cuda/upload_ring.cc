@@ -29,11 +29,10 @@ void UploadRing::push(std::byte* destination, std::span<const std::byte> host,
   while (!host.empty()) {
     if (used_ >= kHalfBytes) next_half(stream);
     const size_t bytes = std::min(host.size(), kHalfBytes - used_);
-    std::byte* pinned = static_cast<std::byte*>(memory_.get()) +
-                        static_cast<size_t>(half_) * kHalfBytes + used_;
+    std::byte* pinned =
+        static_cast<std::byte*>(memory_.get()) + static_cast<size_t>(half_) * kHalfBytes + used_;
     std::memcpy(pinned, host.data(), bytes);
-    NIBBLE_CUDA_CHECK(
-        cudaMemcpyAsync(destination, pinned, bytes, cudaMemcpyHostToDevice, stream));
+    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(destination, pinned, bytes, cudaMemcpyHostToDevice, stream));
     destination += bytes;
     host = host.subspan(bytes);
     used_ += (bytes + 63) / 64 * 64;

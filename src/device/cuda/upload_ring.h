@@ -1,7 +1,7 @@
 // UploadRing: pinned host memory through which bytes go to the device.
 //
-// The caller's bytes may change as soon as push() returns. Two halves: while the GPU reads one, the CPU
-// fills the other.
+// The caller's bytes may change as soon as push() returns. Two halves: while the GPU reads one, the
+// CPU fills the other.
 #pragma once
 
 #include "device/cuda/handles.h"

@@ -180,7 +180,14 @@ struct GatedDeltaArgs {
   float* state;
   int64_t state_stride;
   float* scalars;  // scratch of delta_scratch_floats
+  void* chunked;  // scratch of delta_chunked_bytes, or null: f32 products throughout
+  void* terms;  // set by delta_chunked: parts of `chunked`
+  void* rows_bf16;
 };
+/// Prefill rows on tensor cores with BF16 operands: value heads twice the key heads, sizes of 128.
+bool can_delta_chunked(const GatedDeltaArgs& args);
+size_t delta_chunked_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads);
+void delta_chunked(const GatedDeltaArgs& args, Stream stream);
 size_t delta_scratch_floats(int64_t max_rows, int32_t num_value_heads);
 void gated_delta(const GatedDeltaArgs& args, Stream stream);
 

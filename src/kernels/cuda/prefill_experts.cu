@@ -98,10 +98,10 @@ __device__ __forceinline__ int scan_block(int x) {
 }
 
 /// One CTA: begins, and the tiles of experts by falling count. A list of widths 96 and 128 and one of 32
-/// and 64 for each product; an expert's row tiles lie behind each other. Leaves the counters at zero.
+/// and 64 for each product; the row tiles of the same columns lie behind each other. Leaves the counters at zero.
 __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
   constexpr int kIds = kExperts + 1;
-  __shared__ int count[kIds], first[kIds], order[kIds];
+  __shared__ int count[kIds], first[kIds], order[kIds], wide_ends[kIds], narrow_ends[kIds];
   const int me = threadIdx.x;
   const int mine = me < kExperts ? args.table.count[me] : me == kExperts ? int(args.rows) : 0;
   if (me < kIds) {
@@ -116,33 +116,41 @@ __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
     order[rank] = me;
   }
   __syncthreads();
-  const int e = me < kIds ? order[me] : 0, n = me < kIds ? count[e] : 0;
+  const int n = me < kIds ? count[order[me]] : 0;
   const int wide = n / 128 + (n % 128 > 64 ? 1 : 0), narrow = n % 128 > 0 && n % 128 <= 64 ? 1 : 0;
   const int wide_end = scan_block(wide), narrow_end = scan_block(narrow);
+  if (me < kIds) {
+    wide_ends[me] = wide_end;
+    narrow_ends[me] = narrow_end;
+  }
   if (me == kIds - 1) {
     args.table.counts[0] = wide_end * kGateUpRowTiles;
     args.table.counts[1] = narrow_end * kGateUpRowTiles;
     args.table.counts[2] = wide_end * kDownRowTiles;
     args.table.counts[3] = narrow_end * kDownRowTiles;
   }
+  __syncthreads();
 #pragma unroll 1
-  for (int product = 0; product < 2; ++product) {
-    const int row_tiles = product == 0 ? kGateUpRowTiles : kDownRowTiles;
-    Tile* wide_to = args.table.tiles + 2 * product * args.table.tile_capacity +
-                    (wide_end - wide) * row_tiles;
-    Tile* narrow_to = args.table.tiles + (2 * product + 1) * args.table.tile_capacity +
-                      (narrow_end - narrow) * row_tiles;
-    for (int row = 0; row < row_tiles; ++row) {
-      for (int done = 0; done < n; done += 128) {
-        const int left = n - done;
-        const int columns = left > 96 ? 128 : left > 64 ? 96 : left > 32 ? 64 : 32;
-        const Tile tile{e, first[e] + done, min(left, columns), row, columns};
-        if (columns > 64) {
-          *wide_to++ = tile;
+  for (int list = 0; list < 4; ++list) {
+    const bool is_narrow = list % 2 == 1;
+    const int* ends = is_narrow ? narrow_ends : wide_ends;
+    const int row_tiles = list < 2 ? kGateUpRowTiles : kDownRowTiles;
+    Tile* to = args.table.tiles + int64_t(list) * args.table.tile_capacity;
+    for (int i = me; i < ends[kIds - 1] * row_tiles; i += 1024) {
+      const int tile = i / row_tiles;
+      int low = 0, high = kIds - 1;  // the first rank whose end is behind the tile
+      while (low < high) {
+        const int middle = (low + high) / 2;
+        if (ends[middle] > tile) {
+          high = middle;
         } else {
-          *narrow_to++ = tile;
+          low = middle + 1;
         }
       }
+      const int e = order[low], pairs = count[e], begin = low == 0 ? 0 : ends[low - 1];
+      const int done = is_narrow ? pairs / 128 * 128 : (tile - begin) * 128, left = pairs - done;
+      const int columns = left > 96 ? 128 : left > 64 ? 96 : left > 32 ? 64 : 32;
+      to[i] = {e, first[e] + done, min(left, columns), i % row_tiles, columns};
     }
   }
 }
