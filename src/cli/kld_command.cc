@@ -231,6 +231,8 @@ class KldCommand {
     if (info.layout.encoding == BaseEncoding::top_entries) {
       info.layout.kept = std::min(options_.base_topk, config.vocab_size);
     }
+    info.layout.keeps_token =
+        info.format == BaseFormat::nibble && info.layout.encoding == BaseEncoding::codes16;
     info.context = text_.context;
     info.model = base_folder();
     info.quantization = quantization_name(config);

@@ -97,6 +97,7 @@ Result<BaseFileInfo> info_of(const Json& header, const std::string& what) {
   BaseFileInfo info;
   NIBBLE_ASSIGN_OR_RETURN(const std::string encoding, json_string(header, "encoding", what));
   NIBBLE_ASSIGN_OR_RETURN(info.layout.encoding, parse_base_encoding(encoding));
+  info.layout.keeps_token = info.layout.encoding == BaseEncoding::codes16;
   NIBBLE_ASSIGN_OR_RETURN(info.layout.vocab_size, json_int(header, "vocab_size", what));
   NIBBLE_ASSIGN_OR_RETURN(info.layout.kept, json_int(header, "kept", what));
   NIBBLE_ASSIGN_OR_RETURN(info.context, json_int(header, "context", what));
@@ -124,6 +125,9 @@ BaseFileWriter::BaseFileWriter(std::string path, const BaseRowLayout& layout, in
 
 Result<std::unique_ptr<BaseFileWriter>> BaseFileWriter::create(
     const std::string& path, const BaseFileInfo& info, std::span<const ScoredSequence> sequences) {
+  NIBBLE_CHECK(info.layout.keeps_token == (info.format == BaseFormat::nibble &&
+                                           info.layout.encoding == BaseEncoding::codes16),
+               "only our rows of codes keep the true token");
   if (info.format == BaseFormat::llama && !are_half_scored_windows(sequences, info.context)) {
     return Error{ErrorCode::unsupported,
                  path + ": llama.cpp's layout holds windows of mode llama only"};
@@ -260,7 +264,7 @@ Result<void> BaseFileReader::parse_llama() {
   info_.format = BaseFormat::llama;
   info_.mode = "llama";
   info_.context = context;
-  info_.layout = {BaseEncoding::codes16, vocab_size, 0};
+  info_.layout = {BaseEncoding::codes16, vocab_size, 0, false};
   for (int32_t chunk = 0; chunk < chunks; ++chunk) {
     sequences_.push_back({in.take_tokens(context), static_cast<int32_t>(context / 2 + 1)});
     if (!in.ok()) return corrupt("the tokens are cut off");
@@ -309,7 +313,12 @@ Result<PositionRecord> BaseFileReader::compare(int64_t row, const LogProbRow& mo
   if (info_.format == BaseFormat::llama) {
     return compare_position({scratch, 0}, model, token, kLlamaLeastLnP);
   }
-  return compare_position(normalized(scratch), model, token);
+  PositionRecord record = compare_position(normalized(scratch), model, token);
+  if (!layout.keeps_token) return record;
+  const auto ln_p = decode_token_ln_p(layout, bytes);
+  if (!ln_p.ok()) return context(ln_p.error());
+  record.base_nll = -static_cast<double>(ln_p.value());
+  return record;
 }
 
 }  // namespace nibble::eval

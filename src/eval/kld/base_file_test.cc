@@ -33,7 +33,8 @@ std::vector<std::vector<float>> logits(uint64_t seed) {
 BaseFileInfo info_of(BaseFormat format, BaseEncoding encoding) {
   BaseFileInfo info;
   info.format = format;
-  info.layout = {encoding, kVocab, 10};
+  const bool keeps_token = format == BaseFormat::nibble && encoding == BaseEncoding::codes16;
+  info.layout = {encoding, kVocab, 10, keeps_token};
   info.context = 8;
   info.model = "some/model";
   info.kv_dtype = "BF16";
@@ -67,12 +68,14 @@ TEST(BaseFile, EveryEncodingComparesLikeTheLogitsItKeeps) {
     EXPECT_EQ(reader->info().model, "some/model");
     EXPECT_EQ(reader->rows(), 6);
     const auto base = logits(1), model = logits(2);
+    const int32_t tokens[] = {6, 7, 8, 3, 2, 1};  // the true ones
     std::vector<float> scratch;
     for (size_t row = 0; row < 6; ++row) {
       const PositionRecord exact =
-          compare_position(normalized(base[row]), normalized(model[row]), 4);
+          compare_position(normalized(base[row]), normalized(model[row]), tokens[row]);
       const PositionRecord read =
-          reader->compare(static_cast<int64_t>(row), normalized(model[row]), 4, scratch).value();
+          reader->compare(static_cast<int64_t>(row), normalized(model[row]), tokens[row], scratch)
+              .value();
       if (encoding == BaseEncoding::top_entries) {
         EXPECT_LE(read.kld, exact.kld + 1e-6);
       } else if (encoding == BaseEncoding::logits32) {
@@ -81,11 +84,13 @@ TEST(BaseFile, EveryEncodingComparesLikeTheLogitsItKeeps) {
         EXPECT_NEAR(read.kld, exact.kld, 1e-3);
         // The same rounded distribution on both sides: what the rounding alone gives.
         const PositionRecord own =
-            reader->compare(static_cast<int64_t>(row), normalized(base[row]), 4, scratch).value();
+            reader->compare(static_cast<int64_t>(row), normalized(base[row]), tokens[row], scratch)
+                .value();
         EXPECT_LT(own.kld, 1e-8);
         EXPECT_GE(own.kld, 0);
       }
       EXPECT_EQ(read.base_top, exact.base_top);
+      EXPECT_NEAR(read.base_nll, exact.base_nll, 1e-5);
     }
   }
 }
@@ -156,7 +161,7 @@ TEST(BaseFile, AChangedTokenIsNoticed) {
   const TempFolder folder;
   std::string bytes =
       read_file(written(folder, info_of(BaseFormat::nibble, BaseEncoding::codes16))).value();
-  const size_t rows = 6 * (8 + 2 * 34);
+  const size_t rows = 6 * (8 + 2 * 34 + 4);
   bytes[bytes.size() - rows - 4] ^= 1;  // the last token
   ASSERT_TRUE(write_file_atomic(folder.file("changed"), bytes).ok());
   const auto opened = BaseFileReader::open(folder.file("changed"));

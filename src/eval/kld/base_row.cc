@@ -86,6 +86,13 @@ void encode_top(int64_t kept, std::span<const float> logits, int32_t token,
   }
 }
 
+// ln of a probability may be a little above 0 by rounding.
+constexpr float kRounding = 1e-3f;
+
+bool is_ln_p(float x) {
+  return x <= kRounding;  // false for NaN
+}
+
 Error bad_number(const char* what) {
   return Error{ErrorCode::corrupt, std::string(what) + " is not finite or out of range"};
 }
@@ -117,7 +124,7 @@ size_t BaseRowLayout::row_bytes() const {
   const auto vocab = static_cast<size_t>(vocab_size);
   switch (encoding) {
     case BaseEncoding::codes16:
-      return sizeof(CodedHead) + (vocab + 1) / 2 * 4;
+      return sizeof(CodedHead) + (vocab + 1) / 2 * 4 + (keeps_token ? sizeof(float) : 0);
     case BaseEncoding::logits32:
       return vocab * sizeof(float);
     case BaseEncoding::top_entries:
@@ -134,6 +141,9 @@ void encode_base_row(const BaseRowLayout& layout, std::span<const float> logits,
   switch (layout.encoding) {
     case BaseEncoding::codes16:
       encode_codes(logits, row);
+      if (layout.keeps_token) {
+        put(row, row.size() - sizeof(float), static_cast<float>(normalized(logits).ln(token)));
+      }
       break;
     case BaseEncoding::logits32:
       std::memcpy(row.data(), logits.data(), row.size());
@@ -170,15 +180,20 @@ Result<void> decode_values(const BaseRowLayout& layout, std::span<const std::byt
   return {};
 }
 
+Result<float> decode_token_ln_p(const BaseRowLayout& layout, std::span<const std::byte> row) {
+  NIBBLE_CHECK(layout.keeps_token && row.size() == layout.row_bytes(), "base row", row.size());
+  const auto ln_p = get<float>(row, row.size() - sizeof(float));
+  if (!is_ln_p(ln_p)) return bad_number("the true token's log-probability");
+  return ln_p;
+}
+
 Result<TopEntries> decode_top_entries(const BaseRowLayout& layout, std::span<const std::byte> row) {
   NIBBLE_CHECK(row.size() == layout.row_bytes() && layout.encoding == BaseEncoding::top_entries,
                "base row", row.size());
-  constexpr float kAlmostOne = 1e-3f;  // ln of a probability, with rounding
-  const auto is_ln_p = [](float x) { return x <= kAlmostOne; };  // false for NaN
   const auto head = get<TopHead>(row, 0);
   if (!is_ln_p(head.ln_rest)) return bad_number("the mass of the rest");
   if (!is_ln_p(head.token_ln_p)) return bad_number("the true token's log-probability");
-  if (!(head.entropy >= -kAlmostOne) || std::isinf(head.entropy)) return bad_number("the entropy");
+  if (!(head.entropy >= -kRounding) || std::isinf(head.entropy)) return bad_number("the entropy");
   TopEntries out;
   out.ln_rest = head.ln_rest;
   out.token_ln_p = head.token_ln_p;

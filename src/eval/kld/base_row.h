@@ -2,7 +2,8 @@
 //
 // Little-endian bytes, every row of a file equally long. The 16-bit form is the row of llama.cpp's
 // files: scale and lowest log-probability as floats, then one code an entry, padded to an even
-// number of entries (spec eval.md 3.3).
+// number of entries (spec eval.md 3.3). Codes end 24 nats below the best entry; our files add the
+// true token's own log-probability behind them, or a rare token would make perplexity wrong.
 #pragma once
 
 #include "base/result.h"
@@ -26,6 +27,7 @@ struct BaseRowLayout {
   BaseEncoding encoding = BaseEncoding::codes16;
   int64_t vocab_size = 0;
   int64_t kept = 0;  // entries of top_entries, at least 5 and at most vocab_size
+  bool keeps_token = false;  // codes16: the true token's ln P as a float at the end
 
   size_t row_bytes() const;
 };
@@ -38,6 +40,9 @@ void encode_base_row(const BaseRowLayout& layout, std::span<const float> logits,
 /// corrupt when a number is not finite.
 Result<void> decode_values(const BaseRowLayout& layout, std::span<const std::byte> row,
                            std::span<float> values);
+
+/// Of rows that keep it. Errors: corrupt.
+Result<float> decode_token_ln_p(const BaseRowLayout& layout, std::span<const std::byte> row);
 
 /// Errors: corrupt (ids out of range or out of order, numbers that are no log-probabilities).
 Result<TopEntries> decode_top_entries(const BaseRowLayout& layout, std::span<const std::byte> row);

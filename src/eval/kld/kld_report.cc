@@ -99,10 +99,10 @@ KldSplit split_by_entropy(std::span<const PositionRecord> records) {
     part_of.push_back(static_cast<size_t>(std::count_if(
         bounds.begin(), bounds.end(), [&](double bound) { return record.entropy > bound; })));
   }
-  const std::vector<std::string> labels = {fmt::format("up to {:.4g} nats", bounds[0]),
-                                           fmt::format("{:.4g} to {:.4g}", bounds[0], bounds[1]),
-                                           fmt::format("{:.4g} to {:.4g}", bounds[1], bounds[2]),
-                                           fmt::format("above {:.4g}", bounds[2])};
+  const std::vector<std::string> labels = {fmt::format("up to {:.2g} nats", bounds[0]),
+                                           fmt::format("{:.2g} to {:.2g}", bounds[0], bounds[1]),
+                                           fmt::format("{:.2g} to {:.2g}", bounds[1], bounds[2]),
+                                           fmt::format("above {:.2g}", bounds[2])};
   return split_by("entropy of the base", records, part_of, labels);
 }
 

@@ -106,7 +106,7 @@ std::vector<std::byte> encoded(const BaseRowLayout& layout, const std::vector<fl
 }
 
 TEST(BaseRow, CodesByHand) {
-  const BaseRowLayout layout{BaseEncoding::codes16, 3, 0};
+  const BaseRowLayout layout{BaseEncoding::codes16, 3, 0, false};
   EXPECT_EQ(layout.row_bytes(), 8u + 2 * 4);  // padded to an even number of entries
   // Range 24: the last entry is cut off and shares the lowest code.
   const std::vector<float> logits = {0, -12, -100};
@@ -125,8 +125,15 @@ TEST(BaseRow, CodesByHand) {
   EXPECT_NEAR(values[2], -24 - log_sum, 4e-6);
 }
 
+TEST(BaseRow, TheTrueTokenIsKeptBelowTheCodes) {
+  const BaseRowLayout layout{BaseEncoding::codes16, 3, 0, true};
+  EXPECT_EQ(layout.row_bytes(), 8u + 2 * 4 + 4);
+  const std::vector<std::byte> row = encoded(layout, {0, -12, -100}, 2);
+  EXPECT_NEAR(decode_token_ln_p(layout, row).value(), -100, 1e-4);
+}
+
 TEST(BaseRow, EqualLogitsAndBrokenScales) {
-  const BaseRowLayout layout{BaseEncoding::codes16, 4, 0};
+  const BaseRowLayout layout{BaseEncoding::codes16, 4, 0, false};
   std::vector<std::byte> row = encoded(layout, {2, 2, 2, 2}, 0);
   std::vector<float> values(4);
   ASSERT_TRUE(decode_values(layout, row, values).ok());
@@ -139,7 +146,7 @@ TEST(BaseRow, EqualLogitsAndBrokenScales) {
 TEST(BaseRow, PlainLogitsComeBackAsTheyWere) {
   Rng rng(3);
   const std::vector<float> logits = random_logits(rng, 37);
-  const BaseRowLayout layout{BaseEncoding::logits32, 37, 0};
+  const BaseRowLayout layout{BaseEncoding::logits32, 37, 0, false};
   std::vector<float> values(37);
   ASSERT_TRUE(decode_values(layout, encoded(layout, logits, 0), values).ok());
   EXPECT_EQ(values, logits);
@@ -152,7 +159,7 @@ TEST(BaseRow, TopEntriesAreALowerBoundThatTightens) {
     const PositionRecord full = compare_position(normalized(a), normalized(b), 11);
     double last = 0;
     for (const int64_t kept : {5, 20, 59, 60}) {
-      const BaseRowLayout layout{BaseEncoding::top_entries, 60, kept};
+      const BaseRowLayout layout{BaseEncoding::top_entries, 60, kept, false};
       const auto entries = decode_top_entries(layout, encoded(layout, a, 11));
       ASSERT_TRUE(entries.ok()) << entries.error().message;
       const PositionRecord record = compare_top_entries(entries.value(), normalized(b), 11);
@@ -170,7 +177,7 @@ TEST(BaseRow, TopEntriesAreALowerBoundThatTightens) {
 }
 
 TEST(BaseRow, TopEntriesOutOfOrderAreRefused) {
-  const BaseRowLayout layout{BaseEncoding::top_entries, 8, 5};
+  const BaseRowLayout layout{BaseEncoding::top_entries, 8, 5, false};
   std::vector<std::byte> row = encoded(layout, {1, 2, 3, 4, 5, 6, 7, 8}, 0);
   const int32_t far = 8;
   std::memcpy(row.data() + 12, &far, sizeof far);

@@ -43,7 +43,7 @@ class Axis {
     const double factor = raw / power > 5 ? 10 : raw / power > 2 ? 5 : raw / power > 1 ? 2 : 1;
     const double step = factor * power;
     for (double k = std::ceil(low_ / step - 1e-9); k * step <= high_ + step * 1e-9; ++k) {
-      out.push_back(k * step);
+      out.push_back(k * step + 0.0);  // -0 becomes 0
     }
     return out;
   }
