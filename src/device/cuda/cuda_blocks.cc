@@ -13,8 +13,8 @@ namespace {
 
 constexpr size_t kPrefetchBytes = size_t{8} << 20;
 /// Bytes of the next projection that its own kernel asks for before it may start: not prefetched.
-size_t early_bytes(int multiprocessors) {
-  return static_cast<size_t>(multiprocessors) * 16 * 2 * 4096;
+size_t early_bytes(int multiprocessors, bool is_fp8) {
+  return static_cast<size_t>(multiprocessors) * 16 * 2 * (is_fp8 ? 2048 : 4096);
 }
 
 bool is_shape(const PackedLinear& weight, int64_t out_features, int64_t in_features) {
@@ -213,7 +213,7 @@ void CudaDevice::project_out(const StepPlan& plan, const PackedLinear& weight,
 void CudaDevice::attention_block(const StepPlan& plan, const AttentionWeights& weights,
                                  const KvLayer& cache, ConstTensorView residual, TensorView out,
                                  Accumulate accumulate) {
-  if (last_router_ != nullptr) next_projection_[last_router_] = weights.q_proj.data;
+  if (last_router_ != nullptr) next_projection_[last_router_] = weights.q_proj;
   if (!is_decode(plan) || !fits(weights, cache, spec_) || residual.data() != out.data()) {
     Device::attention_block(plan, weights, cache, residual, out, accumulate);
     return;
@@ -241,7 +241,7 @@ void CudaDevice::attention_block(const StepPlan& plan, const AttentionWeights& w
 void CudaDevice::delta_net_block(const StepPlan& plan, const DeltaNetWeights& weights,
                                  const StateLayer& cache, ConstTensorView residual, TensorView out,
                                  Accumulate accumulate) {
-  if (last_router_ != nullptr) next_projection_[last_router_] = weights.in_proj_qkv.data;
+  if (last_router_ != nullptr) next_projection_[last_router_] = weights.in_proj_qkv;
   if (!is_decode(plan) || !fits(weights, cache) || residual.data() != out.data()) {
     Device::delta_net_block(plan, weights, cache, residual, out, accumulate);
     return;
@@ -270,7 +270,8 @@ void CudaDevice::fused_experts(const StepPlan& plan, const MoeWeights& weights, 
   cuda::Later later;
   const auto next = next_projection_.find(weights.router.data);
   if (next != next_projection_.end()) {
-    later = {static_cast<const uint8_t*>(next->second) + early_bytes(info_.multiprocessors),
+    later = {reinterpret_cast<const uint8_t*>(next->second.data) +
+                 early_bytes(info_.multiprocessors, next->second.format == WeightFormat::fp8),
              kPrefetchBytes};
   }
   cuda::decode_router({.weight = weights.router.data,
@@ -444,10 +445,14 @@ void CudaDevice::head(const StepPlan& plan, const HeadWeights& weights, ConstTen
                      .eps = spec_.rms_norm_eps,
                      .row_index = plan.logit_rows + first},
                     stream_.get());
-  if (args.m == 1 && format == cuda::Format::bf16) {
-    cuda::decode_head(
-        {weights.lm_head.data, weights.lm_head.out_features, scratch_.x, logits.as<float>()},
-        stream_.get());
+  if (args.m == 1 && format != cuda::Format::fp8) {
+    cuda::decode_head({.weight = weights.lm_head.data,
+                       .format = format,
+                       .scale = weights.lm_head.tensor_scale,
+                       .n = weights.lm_head.out_features,
+                       .x = scratch_.x,
+                       .logits = logits.as<float>()},
+                      stream_.get());
   } else {
     cuda::linear_mma(args, stream_.get(), true);
   }

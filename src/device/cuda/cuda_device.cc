@@ -224,6 +224,7 @@ size_t CudaDevice::workspace_bytes(const WorkspaceSpec& spec) const {
 Result<void> CudaDevice::set_workspace(const WorkspaceSpec& spec) {
   spec_ = spec;
   graphs_.clear();
+  next_projection_.clear();
   workspace_memory_ = CudaBytes();
   NIBBLE_ASSIGN_OR_RETURN(workspace_memory_, zeroed(workspace_bytes(spec), "activations"));
   NIBBLE_CUDA_CHECK(cudaDeviceSynchronize());

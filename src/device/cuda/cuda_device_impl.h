@@ -171,7 +171,7 @@ class CudaDevice final : public Device {
   std::map<StepKey, CudaGraphExec> graphs_;
   /// The input projection that runs after an expert block, by the block's router: learned from the
   /// first step, so that decode can pull it into L2 early.
-  std::map<const void*, const void*> next_projection_;
+  std::map<const void*, PackedLinear> next_projection_;
   const void* last_router_ = nullptr;
 };
 

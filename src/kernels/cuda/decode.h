@@ -150,9 +150,11 @@ void decode_route_rows(const RouteRowsArgs& args, Stream stream);
 
 /// x = bf16(rms_norm(h)) of rows, PDL.
 void decode_norm(const RmsNormArgs& args, Stream stream);
-/// logits[rows][n] = W x for one BF16 row: the language model head as a one-shot grid.
+/// logits[n] = W x for one row, W BF16 or NVFP4 in units: the language model head as a one-shot grid.
 struct HeadArgs {
   const void* weight;
+  Format format;
+  float scale;  // NVFP4
   int64_t n;
   const void* x;
   float* logits;

@@ -5,13 +5,15 @@
 // has a private ring of two bulk copies of one row.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/nvfp4.cuh"
 
 namespace nibble::cuda {
 namespace {
 
 constexpr int kRingWarps = 16, kRingSlots = 2, kSlotBytes = 2 * kHidden;
 constexpr size_t kRingBytes = size_t{kRingWarps} * kRingSlots * kSlotBytes;
-constexpr size_t kPadOutProj = 60 << 10, kPadRouter = 60 << 10;
+constexpr int kOutRows = 16;
+constexpr size_t kOutBytes = size_t{kOutRows} * 2 * kMixer, kPadRouter = 60 << 10;
 
 /// The norm's weights in registers: asked for before grid_wait().
 template <int kThreads>
@@ -177,69 +179,54 @@ __device__ __forceinline__ void advance_windows(const WindowArgs& args, int thre
 
 // ---------------------------------------------------------------- out_proj
 
-/// CTA = 16 rows; warp = 256 k in 8 steps of 32, all loads in flight before grid_wait().
+/// CTA = 16 rows, warp = one of them: the whole row is one bulk copy, asked for before grid_wait().
 template <Format kFormat>
-__global__ void __launch_bounds__(kMixer / 256 * 32) out_proj_kernel(OutProjArgs args) {
-  constexpr int kWarps = kMixer / 256, kSteps = 8;
-  __shared__ uint4 x_shared[kWarps][32];
-  __shared__ float partial[kWarps][16];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  uint4 a[kSteps][2];
-#pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const size_t at = size_t(blockIdx.x * 16 + g + 8 * half) * kMixer + warp * 256 + s * 32 + t * 8;
-      if constexpr (kFormat == Format::bf16) {
-        a[s][half] = load_stream(static_cast<const bf16*>(args.weight) + at);
-      } else {
-        const uint2 w = load_stream8(static_cast<const uint8_t*>(args.weight) + at);
-        a[s][half].x = w.x, a[s][half].y = w.y;
-      }
-    }
-  }
-  grid_release();
-  grid_wait();
-  float residual = 0;
-  if (threadIdx.x < 16) residual = args.h[blockIdx.x * 16 + threadIdx.x];
-  if (args.x != nullptr) {
-    x_shared[warp][lane] = static_cast<const uint4*>(args.x)[warp * 32 + lane];
-  } else {
-    // Lane: 8 values of head 2 * warp + lane / 16, rounded to BF16 as a linear input must be.
-    const float4* gated = reinterpret_cast<const float4*>(args.gated) + (warp * 32 + lane) * 2;
-    const float4 low = gated[0], high = gated[1];
-    const float4 q = reinterpret_cast<const float4*>(args.squares)[warp * 2 + lane / 16];
-    const float r = rsqrtf((q.x + q.y + q.z + q.w) / 128 + args.eps);
-    x_shared[warp][lane] = make_uint4(pack_bf16(low.x * r, low.y * r), pack_bf16(low.z * r, low.w * r),
-                                      pack_bf16(high.x * r, high.y * r),
-                                      pack_bf16(high.z * r, high.w * r));
+__global__ void __launch_bounds__(kOutRows * 32, 1) out_proj_kernel(OutProjArgs args) {
+  constexpr int kRowBytes = kFormat == Format::bf16 ? 2 * kMixer : kMixer;
+  extern __shared__ __align__(128) uint8_t rows[];
+  __shared__ uint4 x[kMixer / 8];
+  __shared__ uint64_t full[kOutRows];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.x * kOutRows + warp;
+  uint8_t* mine = rows + warp * kRowBytes;
+  if (lane == 0) {
+    barrier_init(&full[warp], 1);
+    barrier_init_fence();
+    barrier_expect(&full[warp], kRowBytes);
+    bulk_load(mine, static_cast<const uint8_t*>(args.weight) + size_t(row) * kRowBytes, kRowBytes,
+              &full[warp], evict_first_policy());
   }
   __syncwarp();
-  float acc[4][4] = {};
-#pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
-    if constexpr (kFormat == Format::fp8) {
-      const uint4 low = a[s][0], high = a[s][1];
-      decode_fp8x4(low.x, a[s][0].x, a[s][0].y);
-      decode_fp8x4(low.y, a[s][0].z, a[s][0].w);
-      decode_fp8x4(high.x, a[s][1].x, a[s][1].y);
-      decode_fp8x4(high.y, a[s][1].z, a[s][1].w);
-    }
-    const uint4 b = g == 0 ? x_shared[warp][s * 4 + t] : make_uint4(0, 0, 0, 0);
-    mma_bf16(acc[s % 2], a[s][0].x, a[s][1].x, a[s][0].y, a[s][1].y, b.x, b.y);
-    mma_bf16(acc[2 + s % 2], a[s][0].z, a[s][1].z, a[s][0].w, a[s][1].w, b.z, b.w);
-  }
-  if (t == 0) {
-    partial[warp][g] = (acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0]);
-    partial[warp][g + 8] = (acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2]);
+  grid_release();
+  grid_wait();
+  const float residual = lane == 0 ? args.h[row] : 0.0f;
+  const int v = threadIdx.x;  // thread = 8 values
+  if (args.x != nullptr) {
+    x[v] = static_cast<const uint4*>(args.x)[v];
+  } else {
+    // Rounded to BF16 as a linear input must be; a head is 16 threads.
+    const float4* gated = reinterpret_cast<const float4*>(args.gated) + v * 2;
+    const float4 low = gated[0], high = gated[1];
+    const float4 q = reinterpret_cast<const float4*>(args.squares)[v / 16];
+    const float r = rsqrtf((q.x + q.y + q.z + q.w) / 128 + args.eps);
+    x[v] = make_uint4(pack_bf16(low.x * r, low.y * r), pack_bf16(low.z * r, low.w * r),
+                      pack_bf16(high.x * r, high.y * r), pack_bf16(high.z * r, high.w * r));
   }
   __syncthreads();
-  if (threadIdx.x < 16) {
-    float y = 0;
+  barrier_wait(&full[warp], 0);
+  const uint4* w = reinterpret_cast<const uint4*>(mine);
+  float acc[4] = {0, 0, 0, 0};
 #pragma unroll
-    for (int i = 0; i < kWarps; ++i) y += partial[i][threadIdx.x];
-    args.h[blockIdx.x * 16 + threadIdx.x] = residual + y * args.scale;
+  for (int i = 0; i < kRowBytes / 512; ++i) {
+    const uint4 part = w[i * 32 + lane];
+    if constexpr (kFormat == Format::bf16) {
+      fma8(acc, part, x[i * 32 + lane]);
+    } else {
+      fma8_fp8(acc, make_uint2(part.x, part.y), x[(i * 32 + lane) * 2]);
+      fma8_fp8(acc, make_uint2(part.z, part.w), x[(i * 32 + lane) * 2 + 1]);
+    }
   }
+  const float y = warp_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+  if (lane == 0) args.h[row] = residual + y * args.scale;
   advance_windows(args.window, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
 }
 
@@ -323,13 +310,58 @@ __global__ void __launch_bounds__(256, 4) head_kernel(HeadArgs args) {
   if (lane == 0) args.logits[row] = y;
 }
 
+/// NVFP4 units, a warp per panel of 16 rows: the units of a panel follow each other two at a time.
+__global__ void __launch_bounds__(256) head_units_kernel(HeadArgs args) {
+  constexpr int kUnits = kHidden / kUnitK;
+  __shared__ uint4 x[kHidden / 8];
+  const int lane = threadIdx.x % 32;
+  const int64_t panel = blockIdx.x * int64_t{8} + threadIdx.x / 32;
+  const bool exists = panel * 16 < args.n;
+  const uint8_t* from = static_cast<const uint8_t*>(args.weight) + panel * kUnits * kUnitBytes;
+  UnitRegisters units[2];
+  if (exists) {
+    units[0].load(from);
+    units[1].load(from + kUnitBytes);
+  }
+  grid_wait();
+  grid_release();
+  x[threadIdx.x] = static_cast<const uint4*>(args.x)[threadIdx.x];
+  __syncthreads();
+  if (!exists) return;
+  float acc[4][4] = {};
+#pragma unroll
+  for (int unit = 0; unit < kUnits; ++unit) {
+    const UnitRegisters now = units[unit % 2];
+    if (unit + 2 < kUnits) units[unit % 2].load(from + (unit + 2) * kUnitBytes);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      uint4 first = make_uint4(0, 0, 0, 0), second = first;
+      if (lane < 4) {  // the one row is column 0
+        first = x[unit * 32 + c * 8 + lane * 2];
+        second = x[unit * 32 + c * 8 + lane * 2 + 1];
+      }
+      uint32_t a[16];
+      decode_a(now.codes[c], now.two_scales(c), a);
+      mma_bf16(acc[0], a[0], a[1], a[2], a[3], first.x, first.y);
+      mma_bf16(acc[1], a[4], a[5], a[6], a[7], first.z, first.w);
+      mma_bf16(acc[2], a[8], a[9], a[10], a[11], second.x, second.y);
+      mma_bf16(acc[3], a[12], a[13], a[14], a[15], second.z, second.w);
+    }
+  }
+  if (lane % 4 == 0) {
+    float* out = args.logits + panel * 16 + lane / 4;
+    out[0] = ((acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0])) * (args.scale * kUnitFix);
+    out[8] = ((acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2])) * (args.scale * kUnitFix);
+  }
+}
+
 }  // namespace
 
 void prepare_decode_dense() {
   allow_shared(in_proj_kernel<false>, kRingBytes);
   allow_shared(in_proj_kernel<true>, kRingBytes);
-  allow_shared(out_proj_kernel<Format::bf16>, kPadOutProj);
-  allow_shared(out_proj_kernel<Format::fp8>, kPadOutProj);
+  allow_shared(out_proj_kernel<Format::bf16>, kOutBytes);
+  allow_shared(out_proj_kernel<Format::fp8>, kOutBytes);
   allow_shared(router_kernel, kPadRouter);
   for (auto* kernel : {in_proj_kernel<false>, in_proj_kernel<true>}) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
@@ -354,8 +386,8 @@ void decode_in_proj(const InProjArgs& args, Stream stream) {
 void decode_out_proj(const OutProjArgs& args, Stream stream) {
   auto* kernel =
       args.format == Format::fp8 ? out_proj_kernel<Format::fp8> : out_proj_kernel<Format::bf16>;
-  launch("decode_out_proj", kernel, dim3(kHidden / 16), kMixer / 256 * 32, kPadOutProj, stream, true,
-         args);
+  launch("decode_out_proj", kernel, dim3(kHidden / kOutRows), kOutRows * 32,
+         args.format == Format::fp8 ? kOutBytes / 2 : kOutBytes, stream, true, args);
 }
 
 void decode_gated(const GatedArgs& args, Stream stream) {
@@ -372,7 +404,11 @@ void decode_norm(const RmsNormArgs& args, Stream stream) {
 }
 
 void decode_head(const HeadArgs& args, Stream stream) {
-  launch("decode_head", head_kernel, dim3(ceil_div(args.n, 8)), 256, 0, stream, true, args);
+  if (args.format == Format::nvfp4) {
+    launch("decode_head", head_units_kernel, dim3(ceil_div(args.n, 128)), 256, 0, stream, true, args);
+  } else {
+    launch("decode_head", head_kernel, dim3(ceil_div(args.n, 8)), 256, 0, stream, true, args);
+  }
 }
 
 }  // namespace nibble::cuda

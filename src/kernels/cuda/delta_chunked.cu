@@ -5,7 +5,8 @@
 //   o = e^G f_q (Q S) + P d,         P_ij = f_q,i f_k,j e^(G_i - G_j) (q_i k_j), j <= i
 //   S' = e^G_15 S + K^T (e^(G_15 - G) f_k d)
 // A kernel over all blocks leaves T beta, P, the factors and BF16 rows of q and k; the scan keeps the state
-// of (head, 8 columns) in one warp's accumulators (f32) and multiplies BF16 operands. Blocks lie on multiples
+// of (head, 8 columns) in one warp's accumulators (f32). q, k, T beta and P are rounded to BF16; the state and
+// what enters it are multiplied as two BF16 parts. Blocks lie on multiples
 // of sixteen tokens of the sequence, so the bits do not depend on where a prompt is cut (at such multiples).
 #include "kernels/cuda/delta_step.cuh"
 
@@ -216,52 +217,61 @@ struct ScanState {
   float s[8][4];
 };
 
+/// Two values as BF16 parts that add up to them, transposed into operand order.
+struct Parts {
+  uint32_t high, low;
+};
+__device__ __forceinline__ Parts split(float a, float b) {
+  const uint32_t high = pack_bf16(a, b);
+  return {transpose(high), transpose(pack_bf16(a - bf16_low(high), b - bf16_high(high)))};
+}
+
 /// One block; out: tokens g (and g + 8), columns 2 t, 2 t + 1.
 __device__ __forceinline__ void scan_block(const ScanStage& stage, ScanState& state, float (&out)[4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t q_at = shared_address(stage.q), k_at = shared_address(stage.k);
   const BlockTerms& terms = stage.terms;
+  // The state in two BF16 parts: its rounding would come back in every later block.
   float ks[2][4] = {}, qs[2][4] = {};
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const uint32_t b0 = transpose(pack_bf16(state.s[i][0], state.s[i][1]));
-    const uint32_t b1 = transpose(pack_bf16(state.s[i][2], state.s[i][3]));
+    const Parts low_keys = split(state.s[i][0], state.s[i][1]);
+    const Parts high_keys = split(state.s[i][2], state.s[i][3]);
     uint32_t a[4];
     load_matrices(k_at + swizzled(lane % 16, 2 * i + lane / 16), a);
-    mma_bf16(ks[i % 2], a[0], a[1], a[2], a[3], b0, b1);
+    mma_bf16(ks[0], a[0], a[1], a[2], a[3], low_keys.high, high_keys.high);
+    mma_bf16(ks[1], a[0], a[1], a[2], a[3], low_keys.low, high_keys.low);
     load_matrices(q_at + swizzled(lane % 16, 2 * i + lane / 16), a);
-    mma_bf16(qs[i % 2], a[0], a[1], a[2], a[3], b0, b1);
+    mma_bf16(qs[0], a[0], a[1], a[2], a[3], low_keys.high, high_keys.high);
+    mma_bf16(qs[1], a[0], a[1], a[2], a[3], low_keys.low, high_keys.low);
   }
-  // v - e^G f_k (K S), in two BF16 parts.
-  float high[4], low[4];
+  float x[4];  // v - e^G f_k (K S)
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = g + 8 * (i / 2);
-    const float x = stage.v[row][warp * kDeltaColumnsPerWarp + 2 * t + i % 2] -
-                    terms.decay_k[row] * (ks[0][i] + ks[1][i]);
-    high[i] = round_bf16(x);
-    low[i] = x - high[i];
+    x[i] = stage.v[row][warp * kDeltaColumnsPerWarp + 2 * t + i % 2] -
+           terms.decay_k[row] * (ks[0][i] + ks[1][i]);
     out[i] = terms.decay_q[row] * (qs[0][i] + qs[1][i]);
   }
   uint32_t a[4];
   float d[4] = {};
+  const Parts x_low = split(x[0], x[1]), x_high = split(x[2], x[3]);
   load_matrices(shared_address(&terms.t_beta[lane % 16][lane / 16 * 8]), a);
-  mma_bf16(d, a[0], a[1], a[2], a[3], transpose(pack_bf16(high[0], high[1])),
-           transpose(pack_bf16(high[2], high[3])));
-  mma_bf16(d, a[0], a[1], a[2], a[3], transpose(pack_bf16(low[0], low[1])),
-           transpose(pack_bf16(low[2], low[3])));
+  mma_bf16(d, a[0], a[1], a[2], a[3], x_low.high, x_high.high);
+  mma_bf16(d, a[0], a[1], a[2], a[3], x_low.low, x_high.low);
   load_matrices(shared_address(&terms.p[lane % 16][lane / 16 * 8]), a);
   mma_bf16(out, a[0], a[1], a[2], a[3], transpose(pack_bf16(d[0], d[1])),
            transpose(pack_bf16(d[2], d[3])));
   const float rest_low = terms.rest[g], rest_high = terms.rest[g + 8], all = terms.all;
-  const uint32_t b0 = transpose(pack_bf16(d[0] * rest_low, d[1] * rest_low));
-  const uint32_t b1 = transpose(pack_bf16(d[2] * rest_high, d[3] * rest_high));
+  const Parts d_low = split(d[0] * rest_low, d[1] * rest_low);
+  const Parts d_high = split(d[2] * rest_high, d[3] * rest_high);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) state.s[i][j] *= all;
     load_matrices_transposed(k_at + swizzled(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2), a);
-    mma_bf16(state.s[i], a[0], a[1], a[2], a[3], b0, b1);
+    mma_bf16(state.s[i], a[0], a[1], a[2], a[3], d_low.high, d_high.high);
+    mma_bf16(state.s[i], a[0], a[1], a[2], a[3], d_low.low, d_high.low);
   }
 }
 

@@ -212,6 +212,19 @@ __global__ void __launch_bounds__(256)
   const int64_t i = blockIdx.x * int64_t{256} + threadIdx.x, per_row = (weight.k + 15) / 16;
   if (i >= count * per_row) return;
   const int64_t row = i / per_row, k0 = i % per_row * 16;
+  if (weight.format == Format::fp8 && weight.k % 16 == 0) {
+    const uint4 codes = load_stream(static_cast<const uint8_t*>(weight.data) +
+                                    (first + row) * weight.k + k0);
+    uint4 low, high;
+    decode_fp8x4(codes.x, low.x, low.y);
+    decode_fp8x4(codes.y, low.z, low.w);
+    decode_fp8x4(codes.z, high.x, high.y);
+    decode_fp8x4(codes.w, high.z, high.w);
+    uint4* to = reinterpret_cast<uint4*>(out + row * weight.k + k0);
+    to[0] = low;
+    to[1] = high;
+    return;
+  }
   for (int64_t k = k0; k < k0 + 16 && k < weight.k; ++k) {
     out[row * weight.k + k] = __float2bfloat16(
         weight_element(weight.format, weight.data, weight.n, weight.k, first + row, k));
