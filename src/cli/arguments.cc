@@ -161,8 +161,18 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
   CLI::App& app =
       *root.add_subcommand("quantize", "BF16 checkpoint -> NVFP4 checkpoint (ModelOpt layout)");
   Flags flags(app);
-  app.add_option("source", options.source, "BF16 model directory")->required();
-  app.add_option("destination", options.destination, "Directory to write")->required();
+  CLI::Option* source = app.add_option("source", options.source, "BF16 model directory");
+  app.add_option("destination", options.destination, "Directory to write")->needs(source);
+  CLI::Option* verify = app.add_option("--verify", options.verify,
+                                       "Check this quantized directory instead of making one");
+  CLI::Option* against = app.add_option("--against", options.against, "Its BF16 source");
+  verify->needs(against)->excludes(source);
+  against->needs(verify);
+  app.callback([&options] {
+    if (options.verify.empty() && options.destination.empty()) {
+      throw CLI::RequiredError("source and destination (or --verify and --against)");
+    }
+  });
   flags.choice("--recipe", options.recipe, quantize::Recipe::names(), "What becomes what");
   flags.option("--calib", options.calib,
                "Calibration text: .jsonl with text, article or messages; or .txt");

@@ -15,6 +15,7 @@ int run_serve(const ServeOptions& options);
 int run_chat(const ChatOptions& options);
 int run_inspect(const InspectOptions& options);
 int run_quantize(const QuantizeOptions& options);
+int run_verify(const QuantizeOptions& options);
 int run_perplexity(const PerplexityOptions& options);
 int run_kld(const KldOptions& options);
 int run_bench_engine(const BenchEngineOptions& options);

@@ -57,6 +57,8 @@ struct QuantizeOptions {
   std::string compat;  // modelopt-{0.44,0.47}-{cuda,cpu}
   std::string scales = "auto";  // auto: the recipe's own; max, mse, four-over-six, hessian
   std::string rules;  // file of format rules
+  std::string verify;  // a quantized directory to check instead of making one
+  std::string against;  // its BF16 source
   std::string arithmetic = "f32";
   int calib_samples = 128;
   int calib_length = 512;

@@ -1,9 +1,8 @@
 // nibble quantize: BF16 checkpoint -> NVFP4 checkpoint. Maxima from a table or a calibration run,
 // then the export.
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/sizes.h"
-#include "cli/calibration_text.h"
+#include "cli/calibration_choice.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/interrupt.h"
@@ -14,14 +13,12 @@
 #include "quantize/calibration.h"
 #include "quantize/exporter.h"
 #include "quantize/finite_check.h"
-#include "quantize/token_file.h"
 
 #include <fmt/format.h>
 
 #include <chrono>
 #include <filesystem>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -35,100 +32,7 @@ using quantize::OutputFolder;
 // Name of the calibrated maxima inside the partial folder: an interrupted export goes on without
 // calibrating again.
 constexpr const char* kMaximaNote = "calibration.tsv";
-
-// Where the activation maxima come from: a table, or sequences to run.
-struct Calibration {
-  std::string description;
-  std::string digest;  // of what decides the maxima
-  ActivationMaxima table;
-  std::vector<std::vector<int32_t>> sequences;  // empty: the table is given
-};
-
-int64_t count_tokens(const std::vector<std::vector<int32_t>>& sequences) {
-  int64_t count = 0;
-  for (const auto& sequence : sequences) count += static_cast<int64_t>(sequence.size());
-  return count;
-}
-
-// First samples only, cut to the wanted length; returns how many were cut.
-int64_t limit_sequences(std::vector<std::vector<int32_t>>& sequences,
-                        const QuantizeOptions& options) {
-  const auto length = static_cast<size_t>(options.calib_length);
-  sequences.resize(std::min(sequences.size(), static_cast<size_t>(options.calib_samples)));
-  int64_t shortened = 0;
-  for (std::vector<int32_t>& sequence : sequences) {
-    shortened += sequence.size() > length;
-    sequence.resize(std::min(sequence.size(), length));
-  }
-  return shortened;
-}
-
-Result<Calibration> calibration_sequences(const QuantizeOptions& options, const std::string& text) {
-  Calibration out;
-  int64_t shortened = 0;
-  if (!options.calib_tokens.empty()) {
-    NIBBLE_ASSIGN_OR_RETURN(out.sequences, quantize::read_token_file(options.calib_tokens));
-    shortened = limit_sequences(out.sequences, options);
-  } else {
-    NIBBLE_ASSIGN_OR_RETURN(
-        CalibrationText read,
-        read_calibration_text(text, options.source, static_cast<size_t>(options.calib_samples),
-                              static_cast<size_t>(options.calib_length)));
-    out.sequences = std::move(read.sequences);
-    shortened = read.shortened;
-  }
-  out.description =
-      fmt::format("{} samples, {} tokens of {}", out.sequences.size(), count_tokens(out.sequences),
-                  options.calib_tokens.empty() ? text : options.calib_tokens);
-  if (shortened > 0) {
-    out.description += fmt::format(" ({} cut to {} tokens)", shortened, options.calib_length);
-  }
-  std::string identity = options.arithmetic;
-  for (const std::vector<int32_t>& sequence : out.sequences) {
-    identity += fmt::format("\n{}", fmt::join(sequence, " "));
-  }
-  out.digest = sha256_hex(std::as_bytes(std::span(identity)));
-  return out;
-}
-
-Result<Calibration> choose_calibration(const QuantizeOptions& options) {
-  const int given = (options.amax.empty() ? 0 : 1) + (options.calib.empty() ? 0 : 1) +
-                    (options.calib_tokens.empty() ? 0 : 1);
-  if (given > 1) {
-    return Error{ErrorCode::invalid_argument,
-                 "--amax, --calib and --calib-tokens: give one of them"};
-  }
-  for (const std::string& file : {options.amax, options.calib, options.calib_tokens}) {
-    if (!file.empty() && !file_exists(file)) {
-      return Error{ErrorCode::invalid_argument, file + ": no such file"};
-    }
-  }
-  if (!options.amax.empty()) {
-    Calibration out;
-    NIBBLE_ASSIGN_OR_RETURN(out.table, ActivationMaxima::read_table(options.amax));
-    out.description = fmt::format("{} maxima of {}", out.table.values().size(), options.amax);
-    const std::string table = out.table.table();
-    out.digest = sha256_hex(std::as_bytes(std::span(table)));
-    return out;
-  }
-  std::string text = options.calib;
-  if (text.empty() && options.calib_tokens.empty()) {
-    text = options.source + "/calibration.jsonl";
-    if (!file_exists(text)) {
-      return Error{
-          ErrorCode::invalid_argument,
-          "no calibration data: " + options.source +
-              " has no calibration.jsonl. Give one of\n"
-              "  --calib FILE.jsonl        one record a line: {\"text\"}, {\"article\"} or "
-              "{\"messages\", \"tools\"?, \"thinking\"?}\n"
-              "  --calib FILE.txt          documents separated by a line <|endoftext|>, "
-              "or one text\n"
-              "  --calib-tokens FILE.json  token ids: [[1, 2, 3], [4, 5]]\n"
-              "  --amax FILE.tsv           calibrated maxima: columns quantizer and amax"};
-    }
-  }
-  return calibration_sequences(options, text);
-}
+constexpr const char* kSummaryNote = "calibration.json";
 
 class QuantizeRun {
  public:
@@ -152,6 +56,7 @@ class QuantizeRun {
  private:
   Result<void> open() {
     job_.source_directory = options_.source;
+    job_.producer = std::string("nibble ") + NIBBLE_VERSION;
     NIBBLE_ASSIGN_OR_RETURN(job_.recipe, quantize::Recipe::find(options_.recipe));
     NIBBLE_ASSIGN_OR_RETURN(job_.compat, quantize::Compat::parse(options_.compat));
     job_.scales = formats::parse_scale_method(options_.scales).value_or(job_.recipe.scales);
@@ -199,21 +104,26 @@ class QuantizeRun {
 
   Result<void> obtain_maxima() {
     if (calibration_.sequences.empty()) {
-      fmt::print("calibration  {}\n", calibration_.description);
+      fmt::print("calibration  {}\n", calibration_.summary.data);
       maxima_ = calibration_.table;
+      job_.calibration = calibration_.summary;
       return {};
     }
     const std::string note = folder_->note(kMaximaNote);
+    const std::string summary = folder_->note(kSummaryNote);
     if (folder_->continues() && file_exists(note)) {
       NIBBLE_ASSIGN_OR_RETURN(maxima_, ActivationMaxima::read_table(note));
+      NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(summary));
+      NIBBLE_ASSIGN_OR_RETURN(job_.calibration, quantize::CalibrationSummary::parse(text, summary));
       fmt::print("calibration  kept from the interrupted run in {}\n", folder_->partial());
       return {};
     }
-    fmt::print("calibration  {}\n", calibration_.description);
+    fmt::print("calibration  {}\n", calibration_.summary.data);
     std::fflush(stdout);
     NIBBLE_RETURN_IF_ERROR(check_weights());
     NIBBLE_RETURN_IF_ERROR(calibrate());
-    return write_file_atomic(note, maxima_.table());
+    NIBBLE_RETURN_IF_ERROR(write_file_atomic(summary, job_.calibration.to_json()));
+    return write_file_atomic(note, maxima_.table());  // last: it says that all the rest is there
   }
 
   bool needs_moments() const { return job_.scales == formats::ScaleMethod::hessian; }
@@ -255,6 +165,9 @@ class QuantizeRun {
     if (result.experts_seen < result.experts_total) {
       fmt::print("             (an expert without tokens takes its layer's common input scale)\n");
     }
+    job_.calibration = calibration_.summary;
+    job_.calibration.experts_per_layer = source_->config().num_experts;
+    job_.calibration.experts_seen = result.experts_seen_by_layer;
     maxima_ = std::move(result.maxima);
     return {};
   }
@@ -306,6 +219,7 @@ class QuantizeRun {
 }  // namespace
 
 int run_quantize(const QuantizeOptions& options) {
+  if (!options.verify.empty()) return run_verify(options);
   QuantizeRun run(options);
   const Result<void> done = run.run();
   if (done.ok()) return kExitOk;

@@ -7,7 +7,9 @@
 #include "formats/nvfp4_encode.h"
 #include "formats/nvfp4_search.h"
 #include "quantize/export_config.h"
+#include "quantize/export_layout.h"
 #include "quantize/finite_check.h"
+#include "quantize/quality_report.h"
 #include "quantize/quantizer_names.h"
 #include "quantize/scale_table.h"
 
@@ -27,32 +29,20 @@ namespace {
 namespace fs = std::filesystem;
 using formats::LinearWeight;
 using formats::ScaleMethod;
-using formats::TensorSpec;
 using model::ExpertWeights;
 using model::Member;
 
-constexpr std::array kExpertMembers = {Member::expert_gate, Member::expert_up, Member::expert_down};
-constexpr std::array kSharedMembers = {Member::shared_gate, Member::shared_up, Member::shared_down};
 constexpr std::array kHeadMembers = {Member::lm_head};
-constexpr std::array kKvScales = {std::pair(Member::k_proj, ".k_scale"),
-                                  std::pair(Member::v_proj, ".v_scale")};
 
 // Files of the source that travel unchanged. Weights, their index and both configurations are
 // written anew.
 bool travels(const std::string& name) {
-  if (name == "config.json" || name == "hf_quant_config.json" || name.ends_with(".index.json") ||
-      name.starts_with(".") || name.starts_with("calibration")) {
+  if (name == "config.json" || name == "hf_quant_config.json" || name == "quality_report.json" ||
+      name.ends_with(".index.json") || name.starts_with(".") || name.starts_with("calibration")) {
     return false;
   }
   return name.ends_with(".json") || name.ends_with(".jinja") || name == "merges.txt" ||
          name == "LICENSE" || name == "NOTICE";
-}
-
-// Source tensors are held in BF16 by ModelOpt, so F32 ones come out rounded; the draft layer is
-// copied as it is.
-DType exported_dtype(const formats::TensorInfo& tensor) {
-  const bool draft = tensor.name.starts_with("mtp.") || tensor.name.starts_with("model.mtp.");
-  return tensor.dtype == DType::f32 && !draft ? DType::bf16 : tensor.dtype;
 }
 
 std::vector<std::byte> rounded_to_bf16(ConstTensorView view) {
@@ -95,11 +85,6 @@ class Exporter {
   Result<ExportReport> run(OutputFolder& folder);
 
  private:
-  void declare();
-  void declare_layer(int layer);
-  void declare_matrix(Member member, int layer, int64_t expert);
-  void declare_copy(std::string_view name);
-  bool is_copied(std::string_view name) const;
   ModuleFormat format_of(Member member, int layer) const { return plan_.of(member, layer); }
   std::string stem_of(const Matrix& matrix) const {
     return source_.prefix().stem(matrix.member, matrix.layer, std::max<int64_t>(matrix.expert, 0));
@@ -122,6 +107,7 @@ class Exporter {
   void note_not_finite(const std::string& name, ConstTensorView view);
   std::string source_name(Member member, int layer, int64_t expert) const;
   Result<void> write_configuration(const OutputFolder& folder);
+  Result<void> write_report(const OutputFolder& folder);
   bool is_ours() const { return job_.compat.version == Compat::Version::none; }
 
   device::Device& device_;
@@ -134,75 +120,13 @@ class Exporter {
   ScaleTable scales_;
   LayerMoments moments_;  // of the layer being written
   ErrorLog errors_;
-  std::vector<TensorSpec> specs_;
-  std::vector<std::string> copies_;
+  ExportLayout layout_;
   std::unique_ptr<formats::CheckpointWriter> writer_;
   std::vector<uint8_t> codes_, block_scales_;
   Problems not_finite_;  // once there is one, the rest of the source is read for more of them only
   int64_t done_bytes_ = 0;
   ExportReport report_;
 };
-
-void Exporter::declare_matrix(Member member, int layer, int64_t expert) {
-  const ModuleFormat format = format_of(member, layer);
-  if (format == ModuleFormat::bf16) return;
-  const std::string stem = source_.prefix().stem(member, layer, expert);
-  const Shape shape = model::expected_shape(member, source_.config());
-  const size_t first = specs_.size();
-  if (is_nvfp4(format)) {
-    specs_.push_back({stem + ".weight", DType::u8, Shape{shape[0], shape[1] / 2}});
-    specs_.push_back({stem + ".weight_scale", DType::f8_e4m3, Shape{shape[0], shape[1] / 16}});
-    specs_.push_back({stem + ".weight_scale_2", DType::f32, Shape{}});
-  } else {
-    specs_.push_back({stem + ".weight", DType::f8_e4m3, shape});
-    specs_.push_back({stem + ".weight_scale", DType::f32, Shape{}});
-  }
-  if (has_input_scale(format)) specs_.push_back({stem + ".input_scale", DType::f32, Shape{}});
-  report_.quantized_weights += shape.elements();
-  for (size_t i = first; i < specs_.size(); ++i) {
-    report_.quantized_bytes += static_cast<int64_t>(specs_[i].bytes());
-  }
-}
-
-void Exporter::declare_copy(std::string_view name) {
-  const formats::TensorInfo& tensor = *checkpoint_.find(name);
-  specs_.push_back({tensor.name, exported_dtype(tensor), tensor.shape});
-  copies_.push_back(tensor.name);
-}
-
-void Exporter::declare_layer(int layer) {
-  for (int64_t e = 0; e < source_.config().num_experts; ++e) {
-    for (const Member member : kExpertMembers) declare_matrix(member, layer, e);
-  }
-  for (const Member member : kSharedMembers) declare_matrix(member, layer, 0);
-  for (const Member member : plan_.dense_members(layer)) declare_matrix(member, layer, 0);
-  if (!plan_.has_kv_scales(layer)) return;
-  for (const auto& [member, suffix] : kKvScales) {
-    specs_.push_back({source_.prefix().stem(member, layer) + suffix, DType::f32, Shape{}});
-  }
-}
-
-// KV scales of the source stand for nothing in a file that declares its own KV cache.
-bool Exporter::is_copied(std::string_view name) const {
-  const auto parsed =
-      model::is_other_part(name) ? std::nullopt : model::parse_name(name, source_.prefix());
-  if (!parsed) return true;
-  if (parsed->rest == ".k_scale" || parsed->rest == ".v_scale") {
-    return plan_.kv() == KvScheme::none;
-  }
-  return format_of(parsed->member, parsed->layer) == ModuleFormat::bf16;
-}
-
-// The order of declaration is the order of writing, so that shards are finished one after the
-// other.
-void Exporter::declare() {
-  for (const std::string_view name : checkpoint_.names()) {
-    report_.all_weights += checkpoint_.find(name)->shape.elements();
-    if (is_copied(name)) declare_copy(name);
-  }
-  for (int layer = 0; layer < source_.config().num_hidden_layers; ++layer) declare_layer(layer);
-  declare_matrix(Member::lm_head, kOutsideLayers, 0);
-}
 
 Result<void> Exporter::append(const std::string& name, std::span<const std::byte> bytes) {
   if (!progress_(done_bytes_, report_.destination_bytes)) {
@@ -395,7 +319,7 @@ Result<void> Exporter::write_layer(int layer) {
 }
 
 Result<void> Exporter::write_tensors() {
-  for (const std::string& name : copies_) NIBBLE_RETURN_IF_ERROR(write_copy(name));
+  for (const std::string& name : layout_.copies) NIBBLE_RETURN_IF_ERROR(write_copy(name));
   for (int layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
     NIBBLE_RETURN_IF_ERROR(write_layer(layer));
   }
@@ -429,27 +353,38 @@ Result<void> Exporter::write_configuration(const OutputFolder& folder) {
   return {};
 }
 
+Result<void> Exporter::write_report(const OutputFolder& folder) {
+  NIBBLE_RETURN_IF_ERROR(
+      write_file_atomic(folder.file("quality_report.json"), quality_report_json(job_, report_)));
+  return write_file_atomic(folder.file("README.md"), model_card(job_, report_));
+}
+
 Result<ExportReport> Exporter::run(OutputFolder& folder) {
   NIBBLE_CHECK(job_.scales != ScaleMethod::hessian || job_.moments, "moments for the search");
   NIBBLE_ASSIGN_OR_RETURN(plan_, FormatPlan::make(source_.config(), source_.prefix(), job_.recipe,
                                                   job_.compat, job_.rules));
   NIBBLE_ASSIGN_OR_RETURN(scales_, ScaleTable::make(source_, maxima_, plan_, job_.compat));
   errors_ = ErrorLog::open(folder.note("errors.txt"), folder.continues());
-  declare();
-  NIBBLE_ASSIGN_OR_RETURN(auto writer, formats::CheckpointWriter::create(folder.partial(), specs_,
-                                                                         job_.max_shard_bytes));
+  layout_ = ExportLayout::make(source_, checkpoint_, plan_);
+  NIBBLE_ASSIGN_OR_RETURN(
+      auto writer,
+      formats::CheckpointWriter::create(folder.partial(), layout_.tensors, job_.max_shard_bytes));
   writer_ = std::make_unique<formats::CheckpointWriter>(std::move(writer));
+  report_.quantized_weights = layout_.quantized_weights;
+  report_.quantized_bytes = layout_.quantized_bytes;
+  report_.all_weights = layout_.all_weights;
   report_.source_bytes = static_cast<int64_t>(checkpoint_.total_bytes());
   report_.destination_bytes = static_cast<int64_t>(writer_->total_bytes());
   if (const Result<void> written = write_tensors(); !written.ok()) {
     if (!not_finite_.empty()) folder.discard();  // the same source will never do
     return written.error();
   }
-  NIBBLE_RETURN_IF_ERROR(write_configuration(folder));
-  NIBBLE_RETURN_IF_ERROR(folder.publish());
-  progress_(report_.destination_bytes, report_.destination_bytes);
   report_.errors = errors_.groups();
   report_.warnings = scales_.warnings;
+  NIBBLE_RETURN_IF_ERROR(write_configuration(folder));
+  NIBBLE_RETURN_IF_ERROR(write_report(folder));
+  NIBBLE_RETURN_IF_ERROR(folder.publish());
+  progress_(report_.destination_bytes, report_.destination_bytes);
   return report_;
 }
 

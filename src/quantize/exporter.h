@@ -11,6 +11,7 @@
 #include "formats/checkpoint_writer.h"
 #include "model/checkpoint_source.h"
 #include "quantize/activation_maxima.h"
+#include "quantize/calibration_summary.h"
 #include "quantize/error_log.h"
 #include "quantize/format_plan.h"
 #include "quantize/moments.h"
@@ -34,6 +35,9 @@ struct ExportJob {
   formats::ScaleMethod scales = formats::ScaleMethod::max;
   MomentSource moments;  // for hessian
   size_t max_shard_bytes = formats::kMaxShardBytes;
+  // Only told in the report.
+  std::string producer = "nibble";
+  CalibrationSummary calibration;
 };
 
 struct ExportReport {

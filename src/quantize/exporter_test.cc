@@ -196,7 +196,8 @@ TEST(Exporter, QuantizedSourceIsRefused) {
   ASSERT_TRUE(source.ok());
   const auto checked = check_quantizable(*source.value(), model.job());
   ASSERT_FALSE(checked.ok());
-  expect_parts(checked.error().message, {"8 problems", "layer 3: shared expert: already stored as"});
+  expect_parts(checked.error().message,
+               {"8 problems", "layer 3: shared expert: already stored as"});
 }
 
 TEST(Exporter, DraftLayerIsCopiedByteForByte) {

@@ -10,9 +10,8 @@
 #include <filesystem>
 
 namespace nibble::quantize {
-namespace {
-
-void write_model(const std::string& folder, const TestTensors& tensors, const std::string& config) {
+void write_test_model(const std::string& folder, const TestTensors& tensors,
+                      const std::string& config) {
   std::filesystem::create_directories(folder);
   std::vector<formats::TensorSpec> specs;
   for (const auto& [name, tensor] : tensors) specs.push_back({name, tensor.dtype, tensor.shape});
@@ -24,8 +23,6 @@ void write_model(const std::string& folder, const TestTensors& tensors, const st
   NIBBLE_CHECK(writer.value().finish().ok(), "test model");
   NIBBLE_CHECK(write_file_atomic(folder + "/config.json", config).ok(), "test model");
 }
-
-}  // namespace
 
 void TestTensor::set_bf16(int64_t index, float value) {
   const uint16_t bits = formats::bf16_from_f32(value);
@@ -49,7 +46,7 @@ TestModel::TestModel(const Edit& edit) : folder_(temporary_.file("source")) {
   TestTensors tensors = read_tensors(golden);
   std::string config = read_file(golden + "/config.json").value();
   if (edit) edit(tensors, config);
-  write_model(folder_, tensors, config);
+  write_test_model(folder_, tensors, config);
   device_ = device::make_cpu_device(device::Arithmetic::f32, detect_isa_level(), pool_);
   checkpoint_ =
       std::make_unique<formats::Checkpoint>(std::move(formats::Checkpoint::open(folder_)).value());

@@ -34,6 +34,10 @@ using TestTensors = std::map<std::string, TestTensor>;
 /// Everything in a checkpoint folder.
 TestTensors read_tensors(const std::string& folder);
 
+/// A checkpoint folder with one shard.
+void write_test_model(const std::string& folder, const TestTensors& tensors,
+                      const std::string& config);
+
 /// The golden source, opened for quantizing.
 class TestModel {
  public:

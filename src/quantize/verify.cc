@@ -1,0 +1,324 @@
+#include "quantize/verify.h"
+
+#include "formats/bf16.h"
+#include "formats/nvfp4_encode.h"
+#include "formats/nvfp4_search.h"
+#include "quantize/export_layout.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace nibble::quantize {
+namespace {
+
+using formats::LinearWeight;
+using formats::ScalarDivision;
+using formats::WeightFormat;
+using model::ExpertWeights;
+using model::Member;
+
+// Below this a matrix is not what its source was, whatever the method.
+constexpr double kWorstRelativeError = 0.25;
+
+constexpr std::array kDenseMembers = {Member::q_proj,    Member::k_proj,      Member::v_proj,
+                                      Member::o_proj,    Member::in_proj_qkv, Member::in_proj_z,
+                                      Member::in_proj_b, Member::in_proj_a,   Member::out_proj};
+
+// One matrix in both checkpoints.
+struct Pair {
+  std::string stem;
+  LinearWeight original, quantized;
+  float amax = 0;
+};
+
+int64_t differing(std::span<const uint8_t> mine, ConstTensorView stored) {
+  int64_t count = 0;
+  const uint8_t* bytes = stored.as<uint8_t>();
+  for (size_t i = 0; i < mine.size(); ++i) count += mine[i] != bytes[i];
+  return count;
+}
+
+bool same_bits(float a, float b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+class Verifier {
+ public:
+  Verifier(device::Device& device, const OpenedModel& original, const OpenedModel& quantized)
+      : device_(device), original_(original), quantized_(quantized) {}
+
+  Result<VerifyReport> run(const VerifyProgress& progress) {
+    NIBBLE_RETURN_IF_ERROR(check_geometry());
+    const formats::ModelConfig& config = original_.source.config();
+    const auto layers = static_cast<int>(config.num_hidden_layers);
+    const int64_t total = layers * (config.num_experts + 1);
+    int64_t done = 0;
+    for (int layer = 0; layer < layers; ++layer) {
+      for (int64_t e = model::kSharedExpert; e < config.num_experts; ++e) {
+        if (!progress(done++, total)) return Error{ErrorCode::cancelled, "verifying was stopped"};
+        NIBBLE_RETURN_IF_ERROR(check_expert(layer, e));
+      }
+      NIBBLE_RETURN_IF_ERROR(check_dense(layer));
+    }
+    if (!config.tie_word_embeddings) {
+      NIBBLE_RETURN_IF_ERROR(check_group({Member::lm_head}, kOutsideLayers));
+    }
+    check_names();
+    report_.errors = errors_.groups();
+    progress(total, total);
+    return std::move(report_);
+  }
+
+ private:
+  Result<void> check_geometry() const {
+    const formats::ModelConfig& a = original_.source.config();
+    const formats::ModelConfig& b = quantized_.source.config();
+    for (const model::TensorRule& rule : model::tensor_rules()) {
+      const Shape wanted = model::expected_shape(rule.member, a);
+      const Shape found = model::expected_shape(rule.member, b);
+      if (wanted == found && a.layer_types == b.layer_types) continue;
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("{}: {} {}, but {} in {}: two different models",
+                               quantized_.checkpoint.path(), rule.pattern, to_string(found),
+                               to_string(wanted), original_.checkpoint.path())};
+    }
+    return {};
+  }
+
+  Result<void> check_expert(int layer, int64_t index) {
+    NIBBLE_ASSIGN_OR_RETURN(const ExpertWeights from, original_.source.expert(layer, index));
+    NIBBLE_ASSIGN_OR_RETURN(const ExpertWeights to, quantized_.source.expert(layer, index));
+    const bool shared = index == model::kSharedExpert;
+    const auto& members = shared ? kSharedMembers : kExpertMembers;
+    const auto stem = [&](size_t i) {
+      return quantized_.source.prefix().stem(members[i], layer, std::max<int64_t>(index, 0));
+    };
+    std::vector<Pair> pairs = {
+        {stem(0), from.gate, to.gate}, {stem(1), from.up, to.up}, {stem(2), from.down, to.down}};
+    check_pairs(pairs);
+    check_shared_scale({&pairs[0], &pairs[1]});
+    if (!shared) check_common_input(layer, index, to);
+    return {};
+  }
+
+  Result<void> check_dense(int layer) {
+    const auto type = original_.source.config().layer_types[static_cast<size_t>(layer)];
+    std::vector<Member> members;
+    for (const Member member : kDenseMembers) {
+      if (model::occurs_in(model::rule_of(member), type)) members.push_back(member);
+    }
+    return check_group(members, layer);
+  }
+
+  Result<void> check_group(const std::vector<Member>& members, int layer) {
+    std::vector<Pair> pairs;
+    for (const Member member : members) {
+      NIBBLE_ASSIGN_OR_RETURN(const LinearWeight from, original_.source.linear(member, layer));
+      NIBBLE_ASSIGN_OR_RETURN(const LinearWeight to, quantized_.source.linear(member, layer));
+      pairs.push_back({quantized_.source.prefix().stem(member, layer), from, to});
+    }
+    check_pairs(pairs);
+    for (const Member leader : members) {
+      std::vector<const Pair*> sharing;
+      for (size_t i = 0; i < members.size(); ++i) {
+        const bool member_of = scale_leader(members[i]) == leader;
+        if (member_of && pairs[i].quantized.format == WeightFormat::nvfp4) {
+          sharing.push_back(&pairs[i]);
+        }
+      }
+      check_shared_scale(sharing);
+    }
+    return {};
+  }
+
+  void check_pairs(std::vector<Pair>& pairs) {
+    for (Pair& pair : pairs) {
+      switch (pair.quantized.format) {
+        case WeightFormat::nvfp4:
+          ++report_.nvfp4;
+          pair.amax = device_.max_magnitude(pair.original.weight);
+          check_nvfp4(pair);
+          break;
+        case WeightFormat::fp8:
+          ++report_.fp8;
+          check_fp8(pair);
+          break;
+        default:
+          ++report_.bf16;
+          check_copy(pair.stem + ".weight", pair.original.weight, pair.quantized.weight);
+          continue;
+      }
+      measure(pair);
+    }
+  }
+
+  void check_nvfp4(const Pair& pair) {
+    const LinearWeight& to = pair.quantized;
+    const auto elements = static_cast<size_t>(to.out_features * to.in_features);
+    std::vector<uint8_t> codes(elements / 2);
+    std::vector<uint8_t> scales(elements / 16);
+    device_.encode_nvfp4(pair.original.weight, to.weight_scale_2, to.weight_scale.as<uint8_t>(),
+                         codes.data());
+    const int64_t wrong = differing(codes, to.weight);
+    if (wrong > 0) {
+      problem("{}.weight: {} of {} bytes are not the nearest codes for their scales", pair.stem,
+              wrong, codes.size());
+    }
+    device_.quantize_nvfp4(pair.original.weight, to.weight_scale_2, {}, codes.data(),
+                           scales.data());
+    report_.blocks += static_cast<int64_t>(scales.size());
+    report_.max_rule_blocks +=
+        static_cast<int64_t>(scales.size()) - differing(scales, to.weight_scale);
+    check_zero_scales(pair);
+    if (pair.amax > 2688.0f * to.weight_scale_2 * 1.0001f) {
+      problem("{}.weight_scale_2: {}, too small for the largest weight {}: it is clipped",
+              pair.stem, to.weight_scale_2, pair.amax);
+    }
+  }
+
+  // A zero byte decodes to zeros: it must stand for a block that is (nearly) zero.
+  void check_zero_scales(const Pair& pair) {
+    const LinearWeight& to = pair.quantized;
+    const uint8_t* bytes = to.weight_scale.as<uint8_t>();
+    std::vector<float> row(static_cast<size_t>(to.in_features));
+    int64_t lost = 0;
+    for (int64_t i = 0; i < to.weight_scale.shape().elements(); ++i) {
+      if ((bytes[i] & 0x7F) != 0) continue;
+      const int64_t blocks = to.in_features / 16;
+      formats::decode_row_f32(pair.original, i / blocks, row.data());
+      const auto block = std::span(row).subspan(static_cast<size_t>(i % blocks * 16), 16);
+      lost += formats::max_magnitude(block) > 6 * 0x1p-10f * to.weight_scale_2;
+    }
+    if (lost > 0) {
+      problem("{}.weight_scale: {} blocks with scale 0 that are not zero", pair.stem, lost);
+    }
+  }
+
+  void check_fp8(const Pair& pair) {
+    const LinearWeight& to = pair.quantized;
+    std::vector<uint8_t> codes(static_cast<size_t>(to.out_features * to.in_features));
+    int64_t fewest = INT64_MAX;
+    for (const ScalarDivision division : {ScalarDivision::ieee, ScalarDivision::recip}) {
+      device_.quantize_fp8(pair.original.weight, to.weight_scale_2, division, codes.data());
+      fewest = std::min(fewest, differing(codes, to.weight));
+    }
+    if (fewest > 0) {
+      problem("{}.weight: {} of {} bytes are not the nearest codes for their scale", pair.stem,
+              fewest, codes.size());
+    }
+  }
+
+  void measure(const Pair& pair) {
+    const device::WeightError error = device_.weight_error(pair.original.weight, pair.quantized);
+    if (error.magnitude > 0 &&
+        !(std::sqrt(error.difference / error.magnitude) < kWorstRelativeError)) {
+      problem("{}: relative error {:.3f}, expected below {}", pair.stem,
+              std::sqrt(error.difference / error.magnitude), kWorstRelativeError);
+    }
+    NIBBLE_CHECK(errors_.add(pair.stem, error).ok(), "a log without a file");
+  }
+
+  // Matrices that loaders fuse: one tensor scale, one input scale (nvfp4.md 1.7).
+  void check_shared_scale(const std::vector<const Pair*>& sharing) {
+    for (const Pair* pair : sharing) {
+      const Pair& first = *sharing.front();
+      if (pair->quantized.format != WeightFormat::nvfp4) continue;
+      if (!same_bits(pair->quantized.weight_scale_2, first.quantized.weight_scale_2)) {
+        problem("{}.weight_scale_2: {}, expected {} as {}: loaders fuse the two", pair->stem,
+                pair->quantized.weight_scale_2, first.quantized.weight_scale_2, first.stem);
+      }
+      if (!same_bits(pair->quantized.input_scale, first.quantized.input_scale)) {
+        problem("{}.input_scale: {}, expected {} as {}: loaders fuse the two", pair->stem,
+                pair->quantized.input_scale, first.quantized.input_scale, first.stem);
+      }
+    }
+  }
+
+  // All experts of a layer carry one input scale per projection, or none do.
+  void check_common_input(int layer, int64_t index, const ExpertWeights& expert) {
+    if (index == 0) first_inputs_ = {expert.gate.input_scale, expert.down.input_scale};
+    if (same_bits(first_inputs_.first, expert.gate.input_scale) &&
+        same_bits(first_inputs_.second, expert.down.input_scale)) {
+      return;
+    }
+    problem("layer {}: expert {} has other input scales than expert 0", layer, index);
+  }
+
+  // Tensors outside the linear layers, by name, and names only one side has.
+  void check_names() {
+    for (const std::string_view name : quantized_.checkpoint.names()) {
+      if (is_linear(name, quantized_.source)) continue;
+      check_copy(std::string(name), original_.checkpoint.view(name),
+                 quantized_.checkpoint.view(name));
+    }
+    for (const std::string_view name : original_.checkpoint.names()) {
+      if (is_linear(name, original_.source) || quantized_.checkpoint.find(name) != nullptr)
+        continue;
+      problem("{}: in the source, but missing here", name);
+    }
+  }
+
+  // Weights and scales of linear layers and banks: checked above or by opening the model.
+  static bool is_linear(std::string_view name, const model::CheckpointSource& source) {
+    if (model::is_other_part(name)) return false;
+    const auto parsed = model::parse_name(name, source.prefix());
+    if (!parsed) return false;
+    const bool own_pass = std::find(kDenseMembers.begin(), kDenseMembers.end(), parsed->member) !=
+                              kDenseMembers.end() ||
+                          parsed->member == Member::lm_head || parsed->expert >= 0 ||
+                          parsed->member == Member::shared_gate ||
+                          parsed->member == Member::shared_up ||
+                          parsed->member == Member::shared_down;
+    return own_pass || model::rule_of(parsed->member).kind == model::TensorKind::bank;
+  }
+
+  void check_copy(const std::string& name, ConstTensorView from, ConstTensorView to) {
+    if (from.empty()) {
+      problem("{}: not in the source", name);
+      return;
+    }
+    bool same = from.shape() == to.shape();
+    if (same && from.dtype() == to.dtype()) {
+      same = std::memcmp(from.data(), to.data(), from.bytes()) == 0;
+    } else {
+      same = same && from.dtype() == DType::f32 && to.dtype() == DType::bf16;
+      for (int64_t i = 0; same && i < from.shape().elements(); ++i) {
+        float value = 0;
+        uint16_t bits = 0;
+        std::memcpy(&value, from.data() + 4 * i, sizeof value);
+        std::memcpy(&bits, to.data() + 2 * i, sizeof bits);
+        same = bits == formats::bf16_from_f32(value);
+      }
+    }
+    if (same) {
+      ++report_.copies;
+    } else {
+      problem("{}: is not the source's tensor", name);
+    }
+  }
+
+  template <typename... Values>
+  void problem(fmt::format_string<Values...> text, Values&&... values) {
+    report_.problems.add(fmt::format(text, std::forward<Values>(values)...));
+  }
+
+  device::Device& device_;
+  OpenedModel original_, quantized_;
+  VerifyReport report_;
+  ErrorLog errors_;
+  std::pair<float, float> first_inputs_;
+};
+
+}  // namespace
+
+Result<VerifyReport> verify(device::Device& device, const OpenedModel& original,
+                            const OpenedModel& quantized, const VerifyProgress& progress) {
+  return Verifier(device, original, quantized).run(progress);
+}
+
+}  // namespace nibble::quantize
