@@ -231,7 +231,7 @@ class KldCommand {
     if (info.layout.encoding == BaseEncoding::top_entries) {
       info.layout.kept = std::min(options_.base_topk, config.vocab_size);
     }
-    info.layout.keeps_token =
+    info.layout.has_tail =
         info.format == BaseFormat::nibble && info.layout.encoding == BaseEncoding::codes16;
     info.context = text_.context;
     info.model = base_folder();
@@ -307,8 +307,8 @@ class KldCommand {
           info.layout.kept));
     } else if (info.layout.encoding == BaseEncoding::codes16) {
       remarks.push_back(
-          "the base is rounded to 16-bit codes over a range of 24 nats; --format exact keeps it as "
-          "it is");
+          "the base is rounded to 16-bit codes over a range of 24 nats, all entries below are one "
+          "bucket; --format exact keeps it as it is");
     }
     if (info.format == BaseFormat::nibble && info.arithmetic != options_.model.arithmetic) {
       remarks.push_back(fmt::format("the base ran with arithmetic {}, the model with {}",

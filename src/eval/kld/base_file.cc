@@ -97,7 +97,7 @@ Result<BaseFileInfo> info_of(const Json& header, const std::string& what) {
   BaseFileInfo info;
   NIBBLE_ASSIGN_OR_RETURN(const std::string encoding, json_string(header, "encoding", what));
   NIBBLE_ASSIGN_OR_RETURN(info.layout.encoding, parse_base_encoding(encoding));
-  info.layout.keeps_token = info.layout.encoding == BaseEncoding::codes16;
+  info.layout.has_tail = info.layout.encoding == BaseEncoding::codes16;
   NIBBLE_ASSIGN_OR_RETURN(info.layout.vocab_size, json_int(header, "vocab_size", what));
   NIBBLE_ASSIGN_OR_RETURN(info.layout.kept, json_int(header, "kept", what));
   NIBBLE_ASSIGN_OR_RETURN(info.context, json_int(header, "context", what));
@@ -125,9 +125,9 @@ BaseFileWriter::BaseFileWriter(std::string path, const BaseRowLayout& layout, in
 
 Result<std::unique_ptr<BaseFileWriter>> BaseFileWriter::create(
     const std::string& path, const BaseFileInfo& info, std::span<const ScoredSequence> sequences) {
-  NIBBLE_CHECK(info.layout.keeps_token == (info.format == BaseFormat::nibble &&
-                                           info.layout.encoding == BaseEncoding::codes16),
-               "only our rows of codes keep the true token");
+  NIBBLE_CHECK(info.layout.has_tail == (info.format == BaseFormat::nibble &&
+                                        info.layout.encoding == BaseEncoding::codes16),
+               "only our rows of codes have a tail");
   if (info.format == BaseFormat::llama && !are_half_scored_windows(sequences, info.context)) {
     return Error{ErrorCode::unsupported,
                  path + ": llama.cpp's layout holds windows of mode llama only"};
@@ -313,11 +313,11 @@ Result<PositionRecord> BaseFileReader::compare(int64_t row, const LogProbRow& mo
   if (info_.format == BaseFormat::llama) {
     return compare_position({scratch, 0}, model, token, kLlamaLeastLnP);
   }
-  PositionRecord record = compare_position(normalized(scratch), model, token);
-  if (!layout.keeps_token) return record;
-  const auto ln_p = decode_token_ln_p(layout, bytes);
-  if (!ln_p.ok()) return context(ln_p.error());
-  record.base_nll = -static_cast<double>(ln_p.value());
+  if (!layout.has_tail) return compare_position(normalized(scratch), model, token);
+  const CodesTail tail = decode_tail(layout, bytes).value();  // checked above
+  PositionRecord record =
+      compare_with_rest(scratch, static_cast<double>(tail.ln_rest), model, token);
+  record.base_nll = -static_cast<double>(tail.token_ln_p);
   return record;
 }
 

@@ -33,8 +33,8 @@ std::vector<std::vector<float>> logits(uint64_t seed) {
 BaseFileInfo info_of(BaseFormat format, BaseEncoding encoding) {
   BaseFileInfo info;
   info.format = format;
-  const bool keeps_token = format == BaseFormat::nibble && encoding == BaseEncoding::codes16;
-  info.layout = {encoding, kVocab, 10, keeps_token};
+  const bool has_tail = format == BaseFormat::nibble && encoding == BaseEncoding::codes16;
+  info.layout = {encoding, kVocab, 10, has_tail};
   info.context = 8;
   info.model = "some/model";
   info.kv_dtype = "BF16";
@@ -161,7 +161,7 @@ TEST(BaseFile, AChangedTokenIsNoticed) {
   const TempFolder folder;
   std::string bytes =
       read_file(written(folder, info_of(BaseFormat::nibble, BaseEncoding::codes16))).value();
-  const size_t rows = 6 * (8 + 2 * 34 + 4);
+  const size_t rows = 6 * (8 + 2 * 34 + 8);
   bytes[bytes.size() - rows - 4] ^= 1;  // the last token
   ASSERT_TRUE(write_file_atomic(folder.file("changed"), bytes).ok());
   const auto opened = BaseFileReader::open(folder.file("changed"));

@@ -8,6 +8,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 namespace nibble::eval {
@@ -43,7 +44,8 @@ T get(std::span<const std::byte> row, size_t offset) {
   return value;
 }
 
-void encode_codes(std::span<const float> logits, std::span<std::byte> row) {
+// least_code: of entries above the lowest; 1 leaves code 0 to what lies below the codes.
+void encode_codes(std::span<const float> logits, float least_code, std::span<std::byte> row) {
   const auto [least, largest] = std::minmax_element(logits.begin(), logits.end());
   const float best = *largest;
   const float low = std::max(*least, best - kRange);
@@ -53,9 +55,20 @@ void encode_codes(std::span<const float> logits, std::span<std::byte> row) {
   put(row, 0, CodedHead{scale, static_cast<float>(static_cast<double>(low) - log_sum)});
   for (size_t v = 0; v < logits.size(); ++v) {
     if (!(logits[v] > low)) continue;
-    const float code = std::min(std::nearbyint((logits[v] - low) / scale), kLargestCode);
+    const float code =
+        std::clamp(std::nearbyint((logits[v] - low) / scale), least_code, kLargestCode);
     put(row, sizeof(CodedHead) + 2 * v, static_cast<uint16_t>(code));
   }
+}
+
+CodesTail tail_of(std::span<const float> logits, int32_t token) {
+  const float low = *std::max_element(logits.begin(), logits.end()) - kRange;
+  const LogProbRow probabilities = normalized(logits);
+  double rest = 0;
+  for (size_t v = 0; v < logits.size(); ++v) {
+    if (logits[v] <= low) rest += std::exp(probabilities.ln(static_cast<int32_t>(v)));
+  }
+  return {static_cast<float>(probabilities.ln(token)), static_cast<float>(std::log(rest))};
 }
 
 void encode_top(int64_t kept, std::span<const float> logits, int32_t token,
@@ -124,7 +137,7 @@ size_t BaseRowLayout::row_bytes() const {
   const auto vocab = static_cast<size_t>(vocab_size);
   switch (encoding) {
     case BaseEncoding::codes16:
-      return sizeof(CodedHead) + (vocab + 1) / 2 * 4 + (keeps_token ? sizeof(float) : 0);
+      return sizeof(CodedHead) + (vocab + 1) / 2 * 4 + (has_tail ? sizeof(CodesTail) : 0);
     case BaseEncoding::logits32:
       return vocab * sizeof(float);
     case BaseEncoding::top_entries:
@@ -140,10 +153,8 @@ void encode_base_row(const BaseRowLayout& layout, std::span<const float> logits,
       "base row", row.size(), logits.size());
   switch (layout.encoding) {
     case BaseEncoding::codes16:
-      encode_codes(logits, row);
-      if (layout.keeps_token) {
-        put(row, row.size() - sizeof(float), static_cast<float>(normalized(logits).ln(token)));
-      }
+      encode_codes(logits, layout.has_tail ? 1.0f : 0.0f, row);
+      if (layout.has_tail) put(row, row.size() - sizeof(CodesTail), tail_of(logits, token));
       break;
     case BaseEncoding::logits32:
       std::memcpy(row.data(), logits.data(), row.size());
@@ -173,18 +184,24 @@ Result<void> decode_values(const BaseRowLayout& layout, std::span<const std::byt
       !std::isfinite(head.scale * kLargestCode + head.lowest_ln_p)) {
     return bad_number("the lowest log-probability");
   }
+  float lowest = head.lowest_ln_p;
+  if (layout.has_tail) {
+    NIBBLE_ASSIGN_OR_RETURN(const CodesTail tail, decode_tail(layout, row));
+    if (std::isfinite(tail.ln_rest)) lowest = -std::numeric_limits<float>::infinity();
+  }
   for (size_t v = 0; v < values.size(); ++v) {
     const auto code = get<uint16_t>(row, sizeof(CodedHead) + 2 * v);
-    values[v] = static_cast<float>(code) * head.scale + head.lowest_ln_p;
+    values[v] = code == 0 ? lowest : static_cast<float>(code) * head.scale + head.lowest_ln_p;
   }
   return {};
 }
 
-Result<float> decode_token_ln_p(const BaseRowLayout& layout, std::span<const std::byte> row) {
-  NIBBLE_CHECK(layout.keeps_token && row.size() == layout.row_bytes(), "base row", row.size());
-  const auto ln_p = get<float>(row, row.size() - sizeof(float));
-  if (!is_ln_p(ln_p)) return bad_number("the true token's log-probability");
-  return ln_p;
+Result<CodesTail> decode_tail(const BaseRowLayout& layout, std::span<const std::byte> row) {
+  NIBBLE_CHECK(layout.has_tail && row.size() == layout.row_bytes(), "base row", row.size());
+  const auto tail = get<CodesTail>(row, row.size() - sizeof(CodesTail));
+  if (!is_ln_p(tail.token_ln_p)) return bad_number("the true token's log-probability");
+  if (!is_ln_p(tail.ln_rest)) return bad_number("the mass below the codes");
+  return tail;
 }
 
 Result<TopEntries> decode_top_entries(const BaseRowLayout& layout, std::span<const std::byte> row) {

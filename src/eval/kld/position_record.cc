@@ -84,6 +84,20 @@ PositionRecord compare_position(const LogProbRow& base, const LogProbRow& model,
   return record;
 }
 
+PositionRecord compare_with_rest(std::span<const float> base_ln_p, double ln_rest,
+                                 const LogProbRow& model, int32_t token) {
+  const double kept = log_sum_exp(base_ln_p);
+  const double all = kept + std::log1p(std::exp(ln_rest - kept));
+  PositionRecord record = compare_position({base_ln_p, all}, model, token);
+  double rest_of_model = 0;
+  for (size_t v = 0; v < base_ln_p.size(); ++v) {
+    if (std::isinf(base_ln_p[v])) rest_of_model += std::exp(model.ln(static_cast<int32_t>(v)));
+  }
+  record.kld += term(ln_rest - all, std::log(rest_of_model));
+  record.entropy -= term(ln_rest - all, 0);
+  return record;
+}
+
 PositionRecord compare_top_entries(const TopEntries& base, const LogProbRow& model, int32_t token) {
   PositionRecord record;
   double rest_of_model = 0;  // summed over the others themselves: 1 - kept would cancel

@@ -46,6 +46,11 @@ std::vector<int32_t> best_ids(std::span<const float> values, size_t count);
 PositionRecord compare_position(const LogProbRow& base, const LogProbRow& model, int32_t token,
                                 double least_ln_p = -std::numeric_limits<double>::infinity());
 
+/// The base's entries at -inf form one bucket of mass exp(ln_rest): never more than the divergence
+/// of the full rows. The kept entries and the bucket are normalized together.
+PositionRecord compare_with_rest(std::span<const float> base_ln_p, double ln_rest,
+                                 const LogProbRow& model, int32_t token);
+
 /// A base that keeps only its best entries and the mass of all others.
 struct TopEntries {
   std::vector<int32_t> ids;  // ascending

@@ -125,11 +125,34 @@ TEST(BaseRow, CodesByHand) {
   EXPECT_NEAR(values[2], -24 - log_sum, 4e-6);
 }
 
-TEST(BaseRow, TheTrueTokenIsKeptBelowTheCodes) {
-  const BaseRowLayout layout{BaseEncoding::codes16, 3, 0, true};
-  EXPECT_EQ(layout.row_bytes(), 8u + 2 * 4 + 4);
-  const std::vector<std::byte> row = encoded(layout, {0, -12, -100}, 2);
-  EXPECT_NEAR(decode_token_ln_p(layout, row).value(), -100, 1e-4);
+TEST(BaseRow, TheTailKeepsWhatTheCodesLose) {
+  const BaseRowLayout layout{BaseEncoding::codes16, 5, 0, true};
+  EXPECT_EQ(layout.row_bytes(), 8u + 2 * 6 + 8);
+  const std::vector<std::byte> row = encoded(layout, {0, -12, -25, -26, -100}, 4);
+  const CodesTail tail = decode_tail(layout, row).value();
+  const double log_sum = std::log(1 + std::exp(-12.0));
+  EXPECT_NEAR(tail.token_ln_p, -100 - log_sum, 1e-4);
+  EXPECT_NEAR(tail.ln_rest, std::log(std::exp(-25.0) + std::exp(-26.0)) - log_sum, 1e-5);
+  std::vector<float> values(5);
+  ASSERT_TRUE(decode_values(layout, row, values).ok());
+  EXPECT_EQ(values[2], -kInfinity);
+  // Nothing below the codes: the lowest entry is an entry.
+  const std::vector<std::byte> whole = encoded(layout, {0, -1, -2, -3, -23}, 0);
+  EXPECT_EQ(decode_tail(layout, whole).value().ln_rest, -kInfinity);
+  ASSERT_TRUE(decode_values(layout, whole, values).ok());
+  EXPECT_NEAR(values[4], -23 - normalized(std::vector<float>{0, -1, -2, -3, -23}).log_sum, 1e-5);
+}
+
+TEST(CompareWithRest, OneBucketByHand) {
+  // P = 1/2, 1/4 and 1/4 over the last two; Q = 1/4 each.
+  const std::vector<float> p = {std::log(0.5f), std::log(0.25f), -kInfinity, -kInfinity};
+  const std::vector<float> q = {0, 0, 0, 0};
+  const PositionRecord record = compare_with_rest(p, std::log(0.25), normalized(q), 0);
+  EXPECT_NEAR(record.kld, 0.5 * std::log(2.0) - 0.25 * std::log(2.0), 1e-7);
+  EXPECT_EQ(compare_with_rest(std::vector<float>{0, -1}, -std::numeric_limits<double>::infinity(),
+                              normalized(std::vector<float>{0, -1}), 0)
+                .kld,
+            0);
 }
 
 TEST(BaseRow, EqualLogitsAndBrokenScales) {
