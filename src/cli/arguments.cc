@@ -229,6 +229,7 @@ void add_perplexity(CLI::App& eval, PerplexityOptions& options) {
 void add_kld(CLI::App& eval, KldOptions& options) {
   CLI::App& app = *eval.add_subcommand("kld", "KL divergence of a model against its base");
   add_run_options(app, options.model);
+  app.remove_option(app.get_option("--load-format"));  // random weights have no base
   app.get_option("--kv-cache-dtype")->description("Type of the model's KV cache; auto: bf16");
   add_text_options(app, options.eval);
   Flags flags(app);
