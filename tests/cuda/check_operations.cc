@@ -421,14 +421,8 @@ void check_delta(Device& gpu, Device& cpu, const SequenceCase& c, int64_t dim,
   }
   const char* parts[] = {"conv", "g", "beta", "core", "normed", "state", "window"};
   for (size_t i = 0; i < std::size(parts); ++i) {
-    // exact: the chunked delta rule of prefill may round its operands to BF16 (design: numerics),
-    // and the normed output is rounded once more.
     const bool exact = gpu.arithmetic() == Arithmetic::exact;
-    const double core_limit = exact ? kBf16Limit : 2 * kF32SumLimit;
-    const double limit = i == 6             ? 0.0
-                         : i == 4           ? core_limit + (exact ? kBf16Limit : 0.0)
-                         : i == 3 || i == 5 ? core_limit
-                                            : 2 * kF32SumLimit;
+    const double limit = i == 6 ? 0.0 : i == 4 && exact ? kBf16Limit : 2 * kF32SumLimit;
     judge(report, "cuda.delta " + c.name + " " + std::to_string(dim) + " " + parts[i],
           relative_l2(results[0][i], results[1][i]), limit);
   }

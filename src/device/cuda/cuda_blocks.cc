@@ -243,7 +243,9 @@ void CudaDevice::delta_net_block(const StepPlan& plan, const DeltaNetWeights& we
                                  Accumulate accumulate) {
   if (last_router_ != nullptr) next_projection_[last_router_] = weights.in_proj_qkv;
   if (!is_decode(plan) || !fits(weights, cache) || residual.data() != out.data()) {
+    chunked_delta_ = arithmetic() == Arithmetic::exact && plan.observer == nullptr;
     Device::delta_net_block(plan, weights, cache, residual, out, accumulate);
+    chunked_delta_ = false;
     return;
   }
   const std::array<const PackedLinear*, 4> projections{&weights.in_proj_qkv, &weights.in_proj_z,

@@ -157,6 +157,10 @@ class CudaDevice final : public Device {
   CudaBytes raw_weights_;  // stored bytes on their way into a packed layout
   Scratch scratch_;
 
+  /// While a fused DeltaNet block runs: gated_delta may use the chunked form (the small operation
+  /// itself is the f32 scan, the oracle of the fused form).
+  bool chunked_delta_ = false;
+
   struct PendingSample {
     SampleResult* results = nullptr;
     int32_t count = 0;

@@ -88,22 +88,21 @@ void CudaDevice::gated_delta(const StepPlan& plan, const DeltaNetWeights& weight
                              ConstTensorView beta, TensorView core) {
   NIBBLE_CHECK(plan.num_rows <= 16384 && plan.num_sequences <= 1024, "rows of the delta rule",
                plan.num_rows, plan.num_sequences);
-  const cuda::GatedDeltaArgs args{
-      .step = step_of(plan),
-      .qkv = qkv.as<float>(),
-      .g = g.as<float>(),
-      .beta = beta.as<float>(),
-      .core = core.as<float>(),
-      .num_key_heads = static_cast<int32_t>(weights.num_key_heads),
-      .num_value_heads = static_cast<int32_t>(weights.num_value_heads),
-      .key_head_dim = static_cast<int32_t>(weights.key_head_dim),
-      .value_head_dim = static_cast<int32_t>(weights.value_head_dim),
-      .state = cache.recurrent,
-      .state_stride = cache.recurrent_stride,
-      .scalars = scratch_.delta,
-      .chunked = arithmetic() == Arithmetic::f32 ? nullptr : scratch_.delta_chunked,
-      .terms = nullptr,
-      .rows_bf16 = nullptr};
+  const cuda::GatedDeltaArgs args{.step = step_of(plan),
+                                  .qkv = qkv.as<float>(),
+                                  .g = g.as<float>(),
+                                  .beta = beta.as<float>(),
+                                  .core = core.as<float>(),
+                                  .num_key_heads = static_cast<int32_t>(weights.num_key_heads),
+                                  .num_value_heads = static_cast<int32_t>(weights.num_value_heads),
+                                  .key_head_dim = static_cast<int32_t>(weights.key_head_dim),
+                                  .value_head_dim = static_cast<int32_t>(weights.value_head_dim),
+                                  .state = cache.recurrent,
+                                  .state_stride = cache.recurrent_stride,
+                                  .scalars = scratch_.delta,
+                                  .chunked = chunked_delta_ ? scratch_.delta_chunked : nullptr,
+                                  .terms = nullptr,
+                                  .rows_bf16 = nullptr};
   if (cuda::can_delta_chunked(args)) {
     cuda::delta_chunked(args, stream_.get());
   } else {

@@ -184,7 +184,7 @@ struct GatedDeltaArgs {
   void* terms;  // set by delta_chunked: parts of `chunked`
   void* rows_bf16;
 };
-/// Prefill rows on tensor cores with BF16 operands: value heads twice the key heads, sizes of 128.
+/// Prefill rows on tensor cores, operands in two BF16 parts: value heads twice the key heads, sizes of 128.
 bool can_delta_chunked(const GatedDeltaArgs& args);
 size_t delta_chunked_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads);
 void delta_chunked(const GatedDeltaArgs& args, Stream stream);

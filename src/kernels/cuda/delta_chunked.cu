@@ -4,9 +4,9 @@
 //   d = T beta (v - e^G f_k (K S)),  T = (I + A)^-1,  A_ij = beta_i f_k,i f_k,j e^(G_i - G_j) (k_i k_j), j < i
 //   o = e^G f_q (Q S) + P d,         P_ij = f_q,i f_k,j e^(G_i - G_j) (q_i k_j), j <= i
 //   S' = e^G_15 S + K^T (e^(G_15 - G) f_k d)
-// A kernel over all blocks leaves T beta, P, the factors and BF16 rows of q and k; the scan keeps the state
-// of (head, 8 columns) in one warp's accumulators (f32). q, k, T beta and P are rounded to BF16; the state and
-// what enters it are multiplied as two BF16 parts. Blocks lie on multiples
+// A kernel over all blocks leaves T beta, P, the factors and the parts of q and k; the scan keeps the state
+// of (head, 8 columns) in one warp's accumulators (f32). Every operand is two BF16 parts, high and low, and a
+// product is high high + high low + low high: with one part alone the goldens are missed. Blocks lie on multiples
 // of sixteen tokens of the sequence, so the bits do not depend on where a prompt is cut (at such multiples).
 #include "kernels/cuda/delta_step.cuh"
 
@@ -17,12 +17,12 @@ constexpr int kHead = kDeltaHead, kBlock = 16, kWarps = kDeltaWarps, kStages = 4
 
 /// What the scan needs of a (block, value head).
 struct BlockTerms {
-  bf16 t_beta[kBlock][kBlock], p[kBlock][kBlock];
+  bf16 t_beta[2][kBlock][kBlock], p[2][kBlock][kBlock];  // high parts, low parts
   float decay_k[kBlock], decay_q[kBlock], rest[kBlock];  // e^G f_k, e^G f_q, e^(G_15 - G) f_k
   float all;  // e^G_15
   float unused[15];
 };
-static_assert(sizeof(BlockTerms) == 1280);
+static_assert(sizeof(BlockTerms) == 2304);
 
 /// Blocks of sequence s begin here in the list of all blocks; enough for any alignment.
 __device__ __forceinline__ int first_block(const Sequence& s, int sequence) {
@@ -55,12 +55,40 @@ struct TermsShared {
   float kk[kBlock][kBlock + 1], qk[kBlock][kBlock + 1];
 };
 
-/// 8 values of a row (zeros where there is no token) as BF16 pairs, and their square sum.
-__device__ __forceinline__ uint4 load_row(const float* x, bool exists, float& square) {
-  if (!exists) return make_uint4(0, 0, 0, 0);
+/// 8 values as pairs of BF16 parts.
+struct RowParts {
+  uint4 high, low;
+};
+
+__device__ __forceinline__ void split_pair(float a, float b, uint32_t& high, uint32_t& low) {
+  high = pack_bf16(a, b);
+  low = pack_bf16(a - bf16_low(high), b - bf16_high(high));
+}
+
+/// 8 values of a row (zeros where there is no token), and their square sum.
+__device__ __forceinline__ RowParts load_row(const float* x, bool exists, float& square) {
+  RowParts out{make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+  if (!exists) return out;
   const float4 a = reinterpret_cast<const float4*>(x)[0], b = reinterpret_cast<const float4*>(x)[1];
   square += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
-  return make_uint4(pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w));
+  split_pair(a.x, a.y, out.high.x, out.low.x);
+  split_pair(a.z, a.w, out.high.y, out.low.y);
+  split_pair(b.x, b.y, out.high.z, out.low.z);
+  split_pair(b.z, b.w, out.high.w, out.low.w);
+  return out;
+}
+
+/// d += rows (g, g + 8) times column rows, 32 k.
+__device__ __forceinline__ void multiply_rows(float (&d)[4], const uint4& a0, const uint4& a1,
+                                              const uint4& b) {
+  mma_bf16(d, a0.x, a1.x, a0.y, a1.y, b.x, b.y);
+  mma_bf16(d, a0.z, a1.z, a0.w, a1.w, b.z, b.w);
+}
+
+__device__ __forceinline__ void store_parts(bf16 (&to)[2][kBlock][kBlock], int i, int j, float x) {
+  const bf16 high = __float2bfloat16(x);
+  to[0][i][j] = high;
+  to[1][i][j] = __float2bfloat16(x - __bfloat162float(high));
 }
 
 /// A warp per (block, key head), which serves two value heads.
@@ -81,7 +109,7 @@ __global__ void __launch_bounds__(128) terms_kernel(GatedDeltaArgs args) {
   const int64_t width = 2 * keys + int64_t(args.num_value_heads) * kHead;
 
   // Rows g and g + 8 in mma order: k permuted inside each 32 alike for both operands.
-  uint4 q[4][2], k[4][2];
+  RowParts q[4][2], k[4][2];
   float q_square[2] = {}, k_square[2] = {};
   bf16* rows_out = static_cast<bf16*>(args.rows_bf16);
 #pragma unroll
@@ -89,13 +117,16 @@ __global__ void __launch_bounds__(128) terms_kernel(GatedDeltaArgs args) {
     const int place = g + 8 * half, token = first + place;
     const bool exists = token >= 0 && token < s.q_len;
     const float* x = args.qkv + (s.first_row + (exists ? token : 0)) * width + key_head * kHead;
-    bf16* out = rows_out + ((int64_t(index) * args.num_key_heads + key_head) * kBlock + place) * 2 * kHead;
+    bf16* out = rows_out + ((int64_t(index) * args.num_key_heads + key_head) * kBlock + place) * 4 * kHead;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       q[i][half] = load_row(x + i * 32 + t * 8, exists, q_square[half]);
       k[i][half] = load_row(x + keys + i * 32 + t * 8, exists, k_square[half]);
-      *reinterpret_cast<uint4*>(out + i * 32 + t * 8) = q[i][half];
-      *reinterpret_cast<uint4*>(out + kHead + i * 32 + t * 8) = k[i][half];
+      uint4* to = reinterpret_cast<uint4*>(out + i * 32 + t * 8);
+      to[0] = q[i][half].high;
+      to[kHead / 8] = q[i][half].low;
+      to[2 * kHead / 8] = k[i][half].high;
+      to[3 * kHead / 8] = k[i][half].low;
     }
   }
 #pragma unroll
@@ -115,11 +146,13 @@ __global__ void __launch_bounds__(128) terms_kernel(GatedDeltaArgs args) {
     float kk[4] = {}, qk[4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint4 b = k[i][n];
-      mma_bf16(kk, k[i][0].x, k[i][1].x, k[i][0].y, k[i][1].y, b.x, b.y);
-      mma_bf16(kk, k[i][0].z, k[i][1].z, k[i][0].w, k[i][1].w, b.z, b.w);
-      mma_bf16(qk, q[i][0].x, q[i][1].x, q[i][0].y, q[i][1].y, b.x, b.y);
-      mma_bf16(qk, q[i][0].z, q[i][1].z, q[i][0].w, q[i][1].w, b.z, b.w);
+      const RowParts& b = k[i][n];
+      multiply_rows(kk, k[i][0].high, k[i][1].high, b.high);
+      multiply_rows(kk, k[i][0].high, k[i][1].high, b.low);
+      multiply_rows(kk, k[i][0].low, k[i][1].low, b.high);
+      multiply_rows(qk, q[i][0].high, q[i][1].high, b.high);
+      multiply_rows(qk, q[i][0].high, q[i][1].high, b.low);
+      multiply_rows(qk, q[i][0].low, q[i][1].low, b.high);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -152,8 +185,8 @@ __global__ void __launch_bounds__(128) terms_kernel(GatedDeltaArgs args) {
   for (int i = 0; i < kBlock; ++i) {
     // e^(G_i - G_c) only where it is below one.
     const float ratio = i >= c ? expf(shared.total[which][i] - total) : 0.0f;
-    out.p[i][c] = __float2bfloat16(
-        i >= c ? shared.q_factor[i] * shared.k_factor[c] * ratio * shared.qk[i][c] : 0.0f);
+    store_parts(out.p, i, c,
+                i >= c ? shared.q_factor[i] * shared.k_factor[c] * ratio * shared.qk[i][c] : 0.0f);
     float x = i == c ? 1.0f : 0.0f;
 #pragma unroll
     for (int j = 0; j < i; ++j) {
@@ -162,7 +195,7 @@ __global__ void __launch_bounds__(128) terms_kernel(GatedDeltaArgs args) {
       x = fmaf(-a, column[j], x);
     }
     column[i] = x;
-    out.t_beta[i][c] = __float2bfloat16(x * shared.beta[which][c]);
+    store_parts(out.t_beta, i, c, x * shared.beta[which][c]);
   }
 }
 
@@ -170,7 +203,7 @@ __global__ void __launch_bounds__(128) terms_kernel(GatedDeltaArgs args) {
 
 /// A block of tokens in shared memory; rows of q and k are swizzled in pieces of 16 bytes.
 struct ScanStage {
-  bf16 q[kBlock][kHead], k[kBlock][kHead];
+  bf16 rows[4][kBlock][kHead];  // q high, q low, k high, k low
   float v[kBlock][kDeltaColumnsPerBlock];
   BlockTerms terms;
 };
@@ -189,12 +222,12 @@ __device__ __forceinline__ void load_stage(const GatedDeltaArgs& args, const Seq
   const int me = threadIdx.x, key_head = head / 2;
   const char* rows = reinterpret_cast<const char*>(
       static_cast<const bf16*>(args.rows_bf16) +
-      (int64_t(index) * args.num_key_heads + key_head) * kBlock * 2 * kHead);
+      (int64_t(index) * args.num_key_heads + key_head) * kBlock * 4 * kHead);
 #pragma unroll
-  for (int n = 0; n < 4; ++n) {
-    const int i = n * kThreads + me, row = i / 32, piece = i % 32;
-    char* to = reinterpret_cast<char*>(piece < 16 ? stage.q : stage.k);
-    copy_async(to + swizzled(row, piece % 16), rows + i * 16);
+  for (int n = 0; n < 8; ++n) {
+    const int i = n * kThreads + me, row = i / 64, piece = i % 64;
+    copy_async(reinterpret_cast<char*>(stage.rows[piece / 16]) + swizzled(row, piece % 16),
+               rows + i * 16);
   }
   {
     const int row = me / 8, piece = me % 8 * 4, token = first + row;
@@ -204,11 +237,10 @@ __device__ __forceinline__ void load_stage(const GatedDeltaArgs& args, const Seq
     copy_async(&stage.v[row][piece], args.qkv + source * width + 2 * keys + head * kHead +
                                          blockIdx.x * kDeltaColumnsPerBlock + piece);
   }
-  if (me < int(sizeof(BlockTerms) / 16)) {
-    copy_async(reinterpret_cast<char*>(&stage.terms) + me * 16,
-               reinterpret_cast<const char*>(reinterpret_cast<const BlockTerms*>(args.terms) +
-                                             int64_t(index) * args.num_value_heads + head) +
-                   me * 16);
+  const char* terms = reinterpret_cast<const char*>(
+      reinterpret_cast<const BlockTerms*>(args.terms) + int64_t(index) * args.num_value_heads + head);
+  for (int i = me; i < int(sizeof(BlockTerms) / 16); i += kThreads) {
+    copy_async(reinterpret_cast<char*>(&stage.terms) + i * 16, terms + i * 16);
   }
 }
 
@@ -226,52 +258,66 @@ __device__ __forceinline__ Parts split(float a, float b) {
   return {transpose(high), transpose(pack_bf16(a - bf16_low(high), b - bf16_high(high)))};
 }
 
+/// d[0] + d[1] += A B, A (16 x 16) at two addresses of this lane's ldmatrix rows, B 16 x 8 as parts.
+__device__ __forceinline__ void multiply_parts(float (&d)[2][4], uint32_t high, uint32_t low,
+                                               const Parts& b0, const Parts& b1) {
+  uint32_t a[4];
+  load_matrices(high, a);
+  mma_bf16(d[0], a[0], a[1], a[2], a[3], b0.high, b1.high);
+  mma_bf16(d[1], a[0], a[1], a[2], a[3], b0.low, b1.low);
+  load_matrices(low, a);
+  mma_bf16(d[1], a[0], a[1], a[2], a[3], b0.high, b1.high);
+}
+
 /// One block; out: tokens g (and g + 8), columns 2 t, 2 t + 1.
 __device__ __forceinline__ void scan_block(const ScanStage& stage, ScanState& state, float (&out)[4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const uint32_t q_at = shared_address(stage.q), k_at = shared_address(stage.k);
+  const uint32_t q_at = shared_address(stage.rows[0]), k_at = shared_address(stage.rows[2]);
+  constexpr uint32_t kLowPart = kBlock * kHead * 2;
   const BlockTerms& terms = stage.terms;
-  // The state in two BF16 parts: its rounding would come back in every later block.
   float ks[2][4] = {}, qs[2][4] = {};
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const Parts low_keys = split(state.s[i][0], state.s[i][1]);
     const Parts high_keys = split(state.s[i][2], state.s[i][3]);
-    uint32_t a[4];
-    load_matrices(k_at + swizzled(lane % 16, 2 * i + lane / 16), a);
-    mma_bf16(ks[0], a[0], a[1], a[2], a[3], low_keys.high, high_keys.high);
-    mma_bf16(ks[1], a[0], a[1], a[2], a[3], low_keys.low, high_keys.low);
-    load_matrices(q_at + swizzled(lane % 16, 2 * i + lane / 16), a);
-    mma_bf16(qs[0], a[0], a[1], a[2], a[3], low_keys.high, high_keys.high);
-    mma_bf16(qs[1], a[0], a[1], a[2], a[3], low_keys.low, high_keys.low);
+    const int at = swizzled(lane % 16, 2 * i + lane / 16);
+    multiply_parts(ks, k_at + at, k_at + kLowPart + at, low_keys, high_keys);
+    multiply_parts(qs, q_at + at, q_at + kLowPart + at, low_keys, high_keys);
   }
   float x[4];  // v - e^G f_k (K S)
+  float d[2][4] = {}, o[2][4] = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = g + 8 * (i / 2);
     x[i] = stage.v[row][warp * kDeltaColumnsPerWarp + 2 * t + i % 2] -
            terms.decay_k[row] * (ks[0][i] + ks[1][i]);
-    out[i] = terms.decay_q[row] * (qs[0][i] + qs[1][i]);
+    o[0][i] = terms.decay_q[row] * (qs[0][i] + qs[1][i]);
   }
-  uint32_t a[4];
-  float d[4] = {};
-  const Parts x_low = split(x[0], x[1]), x_high = split(x[2], x[3]);
-  load_matrices(shared_address(&terms.t_beta[lane % 16][lane / 16 * 8]), a);
-  mma_bf16(d, a[0], a[1], a[2], a[3], x_low.high, x_high.high);
-  mma_bf16(d, a[0], a[1], a[2], a[3], x_low.low, x_high.low);
-  load_matrices(shared_address(&terms.p[lane % 16][lane / 16 * 8]), a);
-  mma_bf16(out, a[0], a[1], a[2], a[3], transpose(pack_bf16(d[0], d[1])),
-           transpose(pack_bf16(d[2], d[3])));
+  const int place = lane % 16, column = lane / 16 * 8;
+  multiply_parts(d, shared_address(&terms.t_beta[0][place][column]),
+                 shared_address(&terms.t_beta[1][place][column]), split(x[0], x[1]),
+                 split(x[2], x[3]));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d[0][i] += d[1][i];
+  multiply_parts(o, shared_address(&terms.p[0][place][column]),
+                 shared_address(&terms.p[1][place][column]), split(d[0][0], d[0][1]),
+                 split(d[0][2], d[0][3]));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) out[i] = o[0][i] + o[1][i];
   const float rest_low = terms.rest[g], rest_high = terms.rest[g + 8], all = terms.all;
-  const Parts d_low = split(d[0] * rest_low, d[1] * rest_low);
-  const Parts d_high = split(d[2] * rest_high, d[3] * rest_high);
+  const Parts d_low = split(d[0][0] * rest_low, d[0][1] * rest_low);
+  const Parts d_high = split(d[0][2] * rest_high, d[0][3] * rest_high);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) state.s[i][j] *= all;
-    load_matrices_transposed(k_at + swizzled(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2), a);
+    const int at = swizzled(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2);
+    uint32_t a[4];
+    load_matrices_transposed(k_at + at, a);
     mma_bf16(state.s[i], a[0], a[1], a[2], a[3], d_low.high, d_high.high);
     mma_bf16(state.s[i], a[0], a[1], a[2], a[3], d_low.low, d_high.low);
+    load_matrices_transposed(k_at + kLowPart + at, a);
+    mma_bf16(state.s[i], a[0], a[1], a[2], a[3], d_low.high, d_high.high);
   }
 }
 
@@ -354,7 +400,7 @@ int64_t max_blocks(int64_t rows) {
 size_t delta_chunked_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads) {
   const auto blocks = static_cast<size_t>(max_blocks(max_rows));
   return blocks * (static_cast<size_t>(num_value_heads) * sizeof(BlockTerms) +
-                   static_cast<size_t>(num_key_heads) * kBlock * 2 * kHead * sizeof(bf16));
+                   static_cast<size_t>(num_key_heads) * kBlock * 4 * kHead * sizeof(bf16));
 }
 
 bool can_delta_chunked(const GatedDeltaArgs& args) {
