@@ -39,7 +39,7 @@ esac
 
 packages=(g++ make git cmake ninja-build ccache mold pkg-config python3
   "$boost" nlohmann-json3-dev libcli11-dev libfmt-dev libspdlog-dev libutf8proc-dev libedit-dev
-  libssl-dev libgtest-dev libgmock-dev libbenchmark-dev)
+  libzstd-dev zlib1g-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev)
 if [ "$want_clients" = yes ]; then
   packages+=(python3-venv ca-certificates)
 fi

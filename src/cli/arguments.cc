@@ -175,7 +175,7 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
   });
   flags.choice("--recipe", options.recipe, quantize::Recipe::names(), "What becomes what");
   flags.option("--calib", options.calib,
-               "Calibration text: .jsonl with text, article or messages; or .txt");
+               "Calibration text: .jsonl with text, article or messages; or .txt (also .gz, .zst)");
   flags.option("--calib-samples", options.calib_samples, "Samples used")
       ->check(CLI::PositiveNumber);
   flags.option("--calib-length", options.calib_length, "Tokens of one sample at most")

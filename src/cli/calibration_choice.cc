@@ -101,7 +101,7 @@ Result<Calibration> choose_calibration(const QuantizeOptions& options) {
               "  --calib FILE.jsonl        one record a line: {\"text\"}, {\"article\"} or "
               "{\"messages\", \"tools\"?, \"thinking\"?}\n"
               "  --calib FILE.txt          documents separated by a line <|endoftext|>, "
-              "or one text\n"
+              "or one text; both may end in .gz or .zst\n"
               "  --calib-tokens FILE.json  token ids: [[1, 2, 3], [4, 5]]\n"
               "  --amax FILE.tsv           calibrated maxima: columns quantizer and amax"};
     }

@@ -1,6 +1,6 @@
 #include "cli/calibration_text.h"
 
-#include "base/file.h"
+#include "base/compressed_file.h"
 #include "base/json.h"
 #include "eval/documents.h"
 #include "tokenizer/chat_template.h"
@@ -144,13 +144,14 @@ Result<void> read_documents(const std::string& path, const std::string& text, Re
 Result<CalibrationText> read_calibration_text(const std::string& path,
                                               const std::string& model_directory,
                                               size_t max_sequences, size_t max_tokens) {
-  if (!path.ends_with(".jsonl") && !path.ends_with(".txt")) {
-    return bad(path, "expected a file that ends in .jsonl or .txt");
+  const std::string_view name = uncompressed_name(path);
+  if (!name.ends_with(".jsonl") && !name.ends_with(".txt")) {
+    return bad(path, "expected a file that ends in .jsonl or .txt, and then perhaps .gz or .zst");
   }
-  NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_text_file(path));
   NIBBLE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::load(model_directory));
   Reader reader(tokenizer, max_sequences, max_tokens);
-  if (path.ends_with(".jsonl")) {
+  if (name.ends_with(".jsonl")) {
     Renderer chat(model_directory);
     NIBBLE_RETURN_IF_ERROR(read_records(path, text, chat, reader));
   } else {

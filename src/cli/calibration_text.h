@@ -3,7 +3,8 @@
 //
 // .jsonl: one record a line, {"text"}, {"article"} or {"messages", "tools"?, "thinking"?}; messages
 // are rendered with the model's own chat template. .txt: documents separated by a line
-// <|endoftext|>; a text without that line is cut into consecutive pieces.
+// <|endoftext|>; a text without that line is cut into consecutive pieces. Either may be packed
+// (.gz, .zst).
 #pragma once
 
 #include "base/result.h"
