@@ -54,10 +54,6 @@ class CudaDevice final : public Device {
   void pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
                     std::byte* destination) override;
 
-  float max_magnitude(ConstTensorView matrix) override;
-  void quantize_nvfp4(ConstTensorView matrix, float tensor_scale, const formats::Nvfp4Rules& rules,
-                      uint8_t* codes, uint8_t* block_scales) override;
-
   void embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) override;
   void sample(const SamplePlan& plan, ConstTensorView logits, SampleResult* results) override;
   void attention_block(const StepPlan& plan, const AttentionWeights& weights, const KvLayer& cache,

@@ -1,12 +1,7 @@
-// Packing of weights, dense products and the quantization operations of the CUDA device.
-//
-// Quantization runs on the host: the matrices come from there and go back there.
+// Packing of weights and dense products of the CUDA device.
 #include "device/cuda/cuda_device_impl.h"
-#include "formats/bf16.h"
-#include "formats/nvfp4_encode.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace nibble::device {
 namespace {
@@ -22,18 +17,6 @@ int64_t slice_rows(int64_t rows, int64_t k, int64_t step) {
 std::span<const std::byte> rows_of(ConstTensorView view, int64_t first, int64_t count) {
   const int64_t bytes = static_cast<int64_t>(view.bytes()) / view.rows();
   return {view.data() + first * bytes, static_cast<size_t>(count * bytes)};
-}
-
-// One row of a BF16 matrix, widened; files do not promise alignment.
-void widen_row(ConstTensorView matrix, int64_t row, std::vector<float>& out) {
-  const int64_t columns = matrix.row_elements();
-  out.resize(static_cast<size_t>(columns));
-  const std::byte* data = matrix.data() + row * columns * 2;
-  for (size_t i = 0; i < out.size(); ++i) {
-    const auto low = static_cast<uint16_t>(data[2 * i]);
-    const auto high = static_cast<uint16_t>(data[2 * i + 1]);
-    out[i] = formats::bf16_to_f32(static_cast<uint16_t>(low | (high << 8)));
-  }
 }
 
 }  // namespace
@@ -183,33 +166,6 @@ void CudaDevice::linear(ConstTensorView x, const PackedLinear& weight, TensorVie
     gemm(args);
   } else {
     cuda::linear_generic(args, stream_.get());
-  }
-}
-
-float CudaDevice::max_magnitude(ConstTensorView matrix) {
-  NIBBLE_CHECK(matrix.dtype() == DType::bf16, "quantized matrices are BF16",
-               dtype_name(matrix.dtype()));
-  std::vector<float> row;
-  float largest = 0.0f;
-  for (int64_t r = 0; r < matrix.rows(); ++r) {
-    widen_row(matrix, r, row);
-    const float found = formats::max_magnitude(row);
-    if (!std::isnan(largest) && !(found <= largest)) largest = found;
-  }
-  return largest;
-}
-
-void CudaDevice::quantize_nvfp4(ConstTensorView matrix, float tensor_scale,
-                                const formats::Nvfp4Rules& rules, uint8_t* codes,
-                                uint8_t* block_scales) {
-  const int64_t columns = matrix.row_elements();
-  NIBBLE_CHECK(matrix.dtype() == DType::bf16 && columns % 16 == 0, "matrix to quantize",
-               to_string(matrix.shape()));
-  std::vector<float> row;
-  for (int64_t r = 0; r < matrix.rows(); ++r) {
-    widen_row(matrix, r, row);
-    formats::encode_nvfp4_row(row, tensor_scale, rules, codes + r * columns / 2,
-                              block_scales + r * columns / 16);
   }
 }
 
