@@ -1,4 +1,5 @@
-// The CUDA device of a build without CUDA: says so. The linker chooses between this and device/cuda.
+// The CUDA device of a build without CUDA: says so. The linker chooses between this and
+// device/cuda.
 #include "device/cuda/cuda_device.h"
 
 namespace nibble::device {

@@ -1,7 +1,6 @@
 // A one-shot grid: every thread sums 16-byte loads of its own; the sums keep the loads alive.
-#include "tests/cuda/read_bandwidth.h"
-
 #include "kernels/cuda/common.cuh"
+#include "tests/cuda/read_bandwidth.h"
 
 #include <cuda_profiler_api.h>
 
@@ -36,7 +35,8 @@ double measure_read_bandwidth() {
   float best = 1e9f;
   for (int i = 0; i < 10; ++i) {
     cudaEventRecord(begin);
-    read_kernel<<<kBytes / 16 / kThreads / kLoads, kThreads>>>(static_cast<const uint4*>(data), out);
+    read_kernel<<<kBytes / 16 / kThreads / kLoads, kThreads>>>(static_cast<const uint4*>(data),
+                                                               out);
     cudaEventRecord(end);
     cuda::check_launch(cudaEventSynchronize(end), "bandwidth");
     float ms = 0;
@@ -50,7 +50,11 @@ double measure_read_bandwidth() {
   return static_cast<double>(kBytes) / (1e-3 * best);
 }
 
-void start_profiler() { cudaProfilerStart(); }
-void stop_profiler() { cudaProfilerStop(); }
+void start_profiler() {
+  cudaProfilerStart();
+}
+void stop_profiler() {
+  cudaProfilerStop();
+}
 
 }  // namespace nibble::check

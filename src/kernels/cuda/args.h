@@ -1,8 +1,8 @@
 // Argument structs and launchers of the small CUDA operations: what device/cuda calls.
 //
-// Plain pointers and sizes; every pointer is device memory unless it says host. A launcher queues its
-// kernels on the stream and returns; shapes were checked by the caller. No CUDA header is needed to
-// include this.
+// Plain pointers and sizes; every pointer is device memory unless it says host. A launcher queues
+// its kernels on the stream and returns; shapes were checked by the caller. No CUDA header is
+// needed to include this.
 #pragma once
 
 #include <cstddef>
@@ -119,8 +119,8 @@ void moe_add_shared(const AddSharedArgs& args, Stream stream);
 /// out += x.
 void add(const float* x, float* out, int64_t count, Stream stream);
 
-void gather_rows(const float* x, const int32_t* rows, void* out, Element out_type,
-                 int64_t num_rows, int64_t n, Stream stream);
+void gather_rows(const float* x, const int32_t* rows, void* out, Element out_type, int64_t num_rows,
+                 int64_t n, Stream stream);
 
 // ---- Attention
 
@@ -184,7 +184,8 @@ struct GatedDeltaArgs {
   void* terms;  // set by delta_chunked: parts of `chunked`
   void* rows_bf16;
 };
-/// Prefill rows on tensor cores, operands in two BF16 parts: value heads twice the key heads, sizes of 128.
+/// Prefill rows on tensor cores, operands in two BF16 parts: value heads twice the key heads, sizes
+/// of 128.
 bool can_delta_chunked(const GatedDeltaArgs& args);
 size_t delta_chunked_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads);
 void delta_chunked(const GatedDeltaArgs& args, Stream stream);

@@ -52,8 +52,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(AttentionArgs args)
   const float v_scale = args.cache.type == Element::f8_e4m3 ? args.cache.v_scale : 1.0f;
   const float scale = rsqrtf(float(d)) * k_scale;
   for (int i = threadIdx.x; i < group * d; i += kThreads) {
-    q[i / d][i % d] =
-        args.q[(int64_t(row) * args.num_heads + kv_head * group) * d + i] * scale;
+    q[i / d][i % d] = args.q[(int64_t(row) * args.num_heads + kv_head * group) * d + i] * scale;
   }
   if (threadIdx.x < kMaxGroup) {
     maximum[threadIdx.x] = -INFINITY;

@@ -1,22 +1,21 @@
 // Tools of every CUDA kernel file: launches, vector loads, barriers, bulk copies, warp sums, number
 // formats.
 //
-// Device side only; nothing here knows a model. PDL (programmatic dependent launch): a kernel launched
-// with it may start before the one before it has ended, and must call grid_wait() before it reads what
-// earlier kernels wrote. EVERY kernel of a PDL chain must execute grid_wait(), or order is lost two
-// kernels on.
+// Device side only; nothing here knows a model. PDL (programmatic dependent launch): a kernel
+// launched with it may start before the one before it has ended, and must call grid_wait() before
+// it reads what earlier kernels wrote. EVERY kernel of a PDL chain must execute grid_wait(), or
+// order is lost two kernels on.
 #pragma once
 
 #include "kernels/cuda/args.h"
 
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
-
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 
 namespace nibble::cuda {
 
@@ -64,7 +63,9 @@ inline int sm_count() {
   return count;
 }
 
-inline unsigned ceil_div(int64_t a, int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
+inline unsigned ceil_div(int64_t a, int64_t b) {
+  return static_cast<unsigned>((a + b - 1) / b);
+}
 
 // ---------------------------------------------------------------- device: memory
 
@@ -153,9 +154,11 @@ __device__ __forceinline__ void prefetch_later(const uint8_t* later, size_t byte
   }
 }
 
-/// Waits until the grids before this one have finished and their writes are visible; nothing without
-/// PDL.
-__device__ __forceinline__ void grid_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/// Waits until the grids before this one have finished and their writes are visible; nothing
+/// without PDL.
+__device__ __forceinline__ void grid_wait() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
 /// Lets the next grid start once every CTA has come here; nothing without PDL.
 __device__ __forceinline__ void grid_release() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -163,7 +166,9 @@ __device__ __forceinline__ void grid_release() {
 
 // ---------------------------------------------------------------- device: numbers
 
-__device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float bf16_low(uint32_t pair) {
+  return __uint_as_float(pair << 16);
+}
 __device__ __forceinline__ float bf16_high(uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000u);
 }
@@ -174,15 +179,31 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&v);
 }
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
-__device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+__device__ __forceinline__ float sigmoid(float x) {
+  return 1.0f / (1.0f + expf(-x));
+}
+__device__ __forceinline__ float silu(float x) {
+  return x / (1.0f + expf(-x));
+}
+__device__ __forceinline__ float softplus(float x) {
+  return x > 20.0f ? x : log1pf(expf(x));
+}
 
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float to_float(__nv_fp8_e4m3 x) { return float(x); }
-__device__ __forceinline__ void store_as(float* p, float x) { *p = x; }
-__device__ __forceinline__ void store_as(bf16* p, float x) { *p = __float2bfloat16(x); }
+__device__ __forceinline__ float to_float(float x) {
+  return x;
+}
+__device__ __forceinline__ float to_float(bf16 x) {
+  return __bfloat162float(x);
+}
+__device__ __forceinline__ float to_float(__nv_fp8_e4m3 x) {
+  return float(x);
+}
+__device__ __forceinline__ void store_as(float* p, float x) {
+  *p = x;
+}
+__device__ __forceinline__ void store_as(bf16* p, float x) {
+  *p = __float2bfloat16(x);
+}
 /// Saturating, as formats::e4m3_from_f32_saturating.
 __device__ __forceinline__ void store_as(__nv_fp8_e4m3* p, float x) {
   p->__x = __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3);

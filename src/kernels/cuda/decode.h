@@ -1,8 +1,9 @@
 // Fused decode kernels for the 35B-A3B shapes: a chain of six kernels per layer with programmatic
 // dependent launch (common.cuh says the rule).
 //
-// Shapes: hidden 2048, mixer width 4096, 256 experts of 512, top 8, heads of 256 (attention) and 128
-// (DeltaNet). "One row" kernels serve a step of one sequence; the others up to kMaxMmaRows rows.
+// Shapes: hidden 2048, mixer width 4096, 256 experts of 512, top 8, heads of 256 (attention) and
+// 128 (DeltaNet). "One row" kernels serve a step of one sequence; the others up to kMaxMmaRows
+// rows.
 #pragma once
 
 #include "kernels/cuda/args.h"
@@ -41,9 +42,9 @@ struct InProjArgs {
 };
 void decode_in_proj(const InProjArgs& args, Stream stream);
 
-/// Convolution, gates and delta rule of rows = sequences. projection rows: q 2048 | k 2048 | v 4096 | z
-/// 4096 | b 32 | a 32. Leaves o * w * silu(z) in `gated` and the square sums of o in `squares`; the
-/// convolution window is moved on by the kernel after (decode_out_proj, decode_gated).
+/// Convolution, gates and delta rule of rows = sequences. projection rows: q 2048 | k 2048 | v 4096
+/// | z 4096 | b 32 | a 32. Leaves o * w * silu(z) in `gated` and the square sums of o in `squares`;
+/// the convolution window is moved on by the kernel after (decode_out_proj, decode_gated).
 struct DeltaDecodeArgs {
   Step step;
   const float* projection;
@@ -95,8 +96,8 @@ struct GatedArgs {
 };
 void decode_gated(const GatedArgs& args, Stream stream);
 
-/// QK norm, rotary, KV store and split-KV attention of rows = sequences; then the merge with the output
-/// gate. projection rows: q and gate 16 x (256 + 256) | k 2 x 256 | v 2 x 256.
+/// QK norm, rotary, KV store and split-KV attention of rows = sequences; then the merge with the
+/// output gate. projection rows: q and gate 16 x (256 + 256) | k 2 x 256 | v 2 x 256.
 struct AttentionDecodeArgs {
   Step step;
   KvCache cache;  // bf16 or fp8
@@ -150,7 +151,8 @@ void decode_route_rows(const RouteRowsArgs& args, Stream stream);
 
 /// x = bf16(rms_norm(h)) of rows, PDL.
 void decode_norm(const RmsNormArgs& args, Stream stream);
-/// logits[n] = W x for one row, W BF16 or NVFP4 in units: the language model head as a one-shot grid.
+/// logits[n] = W x for one row, W BF16 or NVFP4 in units: the language model head as a one-shot
+/// grid.
 struct HeadArgs {
   const void* weight;
   Format format;

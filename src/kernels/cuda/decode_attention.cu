@@ -1,10 +1,11 @@
 // Attention of decode rows, heads of 256, eight queries per KV head: QK norm, rotary, KV store and
 // split-KV attention in one kernel, then the merge of the key ranges with the output gate.
 //
-// CTA = (key range, KV head, row). Each warp takes 16 keys at a time: scores K q^T and values V^T P^T on
-// mma.m16n8k16 with the eight heads as columns, its own online softmax, merged over the warps at the end.
-// q and P are rounded to BF16; FP8 keys and values are exact in BF16. The range that holds the newest key
-// stores it first. Keys and values are read past L1, because this kernel writes some of them.
+// CTA = (key range, KV head, row). Each warp takes 16 keys at a time: scores K q^T and values V^T
+// P^T on mma.m16n8k16 with the eight heads as columns, its own online softmax, merged over the
+// warps at the end. q and P are rounded to BF16; FP8 keys and values are exact in BF16. The range
+// that holds the newest key stores it first. Keys and values are read past L1, because this kernel
+// writes some of them.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode.h"
 
@@ -15,8 +16,8 @@ constexpr int kDim = 256, kHeads = 16, kKvHeads = 2, kGroup = 8, kPage = 64;
 constexpr int kWarps = 8, kThreads = kWarps * 32, kKeysPerWarp = 16;
 constexpr int kK = kHeads * 2 * kDim, kV = kK + kKvHeads * kDim;  // places in a projection row
 
-/// rms_norm and rotation of one head by one warp; lane holds dimensions lane, lane + 32, ... The pairs
-/// are (lane, lane + 32).
+/// rms_norm and rotation of one head by one warp; lane holds dimensions lane, lane + 32, ... The
+/// pairs are (lane, lane + 32).
 __device__ __forceinline__ void norm_and_rotate(const AttentionDecodeArgs& args, const float* x,
                                                 const float* weight, int row, float (&out)[8]) {
   const int lane = threadIdx.x % 32;
@@ -210,7 +211,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionDecodeA
     }
   }
   __syncthreads();
-  // This warp's share, brought to the CTA's maximum; warps 4 .. 7 hand over to 0 .. 3, then all add up.
+  // This warp's share, brought to the CTA's maximum; warps 4 .. 7 hand over to 0 .. 3, then all add
+  // up.
   float rescale[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -238,10 +240,11 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionDecodeA
   const float v_scale = scaled ? args.cache.v_scale : 1.0f;
   for (int i = threadIdx.x; i < kGroup * kDim; i += kThreads) {
     const int h = i / kDim, d = i % kDim;
-    const float y = (shared.out[0][h][d] + shared.out[1][h][d]) +
-                    (shared.out[2][h][d] + shared.out[3][h][d]);
-    float* to = args.partial +
-                ((int64_t(row) * kHeads + kv_head * kGroup + h) * args.num_splits + split) * (kDim + 4);
+    const float y =
+        (shared.out[0][h][d] + shared.out[1][h][d]) + (shared.out[2][h][d] + shared.out[3][h][d]);
+    float* to =
+        args.partial +
+        ((int64_t(row) * kHeads + kv_head * kGroup + h) * args.num_splits + split) * (kDim + 4);
     to[d] = y * v_scale;
     if (d == 0) {
       float top = -INFINITY, total = 0;
@@ -264,10 +267,8 @@ __global__ void __launch_bounds__(kDim) merge_kernel(AttentionDecodeArgs args) {
   const int pages = (s.kv_len + kPage - 1) / kPage;
   const int per_split = (pages + args.num_splits - 1) / args.num_splits;
   const int ranges = (pages + per_split - 1) / per_split;
-  const float* part =
-      args.partial + (int64_t(row) * kHeads + head) * args.num_splits * (kDim + 4);
-  const float gate =
-      args.projection[row * args.projection_stride + head * 2 * kDim + kDim + d];
+  const float* part = args.partial + (int64_t(row) * kHeads + head) * args.num_splits * (kDim + 4);
+  const float gate = args.projection[row * args.projection_stride + head * 2 * kDim + kDim + d];
   float top = -INFINITY;
   for (int i = 0; i < ranges; ++i) top = fmaxf(top, part[i * (kDim + 4) + kDim]);
   float total = 0, y = 0;
@@ -286,15 +287,15 @@ void prepare_decode_attention() {
   allow_shared(attention_kernel<bf16>, sizeof(SharedState));
   allow_shared(attention_kernel<__nv_fp8_e4m3>, sizeof(SharedState));
   cudaFuncSetAttribute(attention_kernel<bf16>, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
-  cudaFuncSetAttribute(attention_kernel<__nv_fp8_e4m3>, cudaFuncAttributePreferredSharedMemoryCarveout,
-                       100);
+  cudaFuncSetAttribute(attention_kernel<__nv_fp8_e4m3>,
+                       cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   cudaFuncSetAttribute(merge_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
 }
 
 void decode_attention(const AttentionDecodeArgs& args, Stream stream) {
   const dim3 grid(unsigned(args.num_splits), kKvHeads, unsigned(args.step.rows));
-  auto* kernel = args.cache.type == Element::bf16 ? attention_kernel<bf16>
-                                                  : attention_kernel<__nv_fp8_e4m3>;
+  auto* kernel =
+      args.cache.type == Element::bf16 ? attention_kernel<bf16> : attention_kernel<__nv_fp8_e4m3>;
   launch("decode_attention", kernel, grid, kThreads, sizeof(SharedState), stream, true, args);
   launch("decode_attention_merge", merge_kernel, dim3(kHeads, unsigned(args.step.rows)), kDim, 0,
          stream, true, args);

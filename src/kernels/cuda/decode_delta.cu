@@ -1,9 +1,9 @@
-// The DeltaNet mixer of a decode step in one kernel: convolution, SiLU, L2 norm, gates, delta rule, and
-// the gated norm up to its mean square.
+// The DeltaNet mixer of a decode step in one kernel: convolution, SiLU, L2 norm, gates, delta rule,
+// and the gated norm up to its mean square.
 //
-// CTA = (32 value columns, value head, sequence). The state and everything that does not depend on this
-// step's projection is read before grid_wait(). The window is only read here: value heads share key
-// channels, so it moves on in the next kernel.
+// CTA = (32 value columns, value head, sequence). The state and everything that does not depend on
+// this step's projection is read before grid_wait(). The window is only read here: value heads
+// share key channels, so it moves on in the next kernel.
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/delta_step.cuh"
 
@@ -19,7 +19,8 @@ struct Channel {
   float4 taps;
   float past[3];
 
-  __device__ __forceinline__ void load(const DeltaDecodeArgs& args, const Sequence& s, int channel) {
+  __device__ __forceinline__ void load(const DeltaDecodeArgs& args, const Sequence& s,
+                                       int channel) {
     taps = reinterpret_cast<const float4*>(args.conv)[channel];
     const bf16* window = reinterpret_cast<const bf16*>(static_cast<const char*>(args.window) +
                                                        s.read_slot * args.window_stride_bytes);
@@ -29,8 +30,8 @@ struct Channel {
     }
   }
   __device__ __forceinline__ float convolve(float newest) const {
-    const float sum = fmaf(newest, taps.w,
-                           fmaf(past[2], taps.z, fmaf(past[1], taps.y, past[0] * taps.x)));
+    const float sum =
+        fmaf(newest, taps.w, fmaf(past[2], taps.z, fmaf(past[1], taps.y, past[0] * taps.x)));
     return silu(sum);
   }
 };
@@ -72,12 +73,13 @@ __global__ void __launch_bounds__(kThreads, 4) delta_kernel(DeltaDecodeArgs args
   float total[3];
 #pragma unroll
   for (int i = 0; i < 3; ++i) total[i] = (sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]);
-  const float q_factor = rsqrtf(total[0] + 1e-6f) * kQueryScale, k_factor = rsqrtf(total[1] + 1e-6f);
+  const float q_factor = rsqrtf(total[0] + 1e-6f) * kQueryScale,
+              k_factor = rsqrtf(total[1] + 1e-6f);
   q[tid] = yq * q_factor;
   k[tid] = yk * k_factor;
   __syncthreads();
-  const float out = delta_step(
-      {k, q, v[delta_column()], decay, beta, total[2] * q_factor * k_factor}, state);
+  const float out =
+      delta_step({k, q, v[delta_column()], decay, beta, total[2] * q_factor * k_factor}, state);
   if (delta_writes()) o[delta_column()] = out;
   __syncthreads();
   state.store(args.state + s.write_slot * args.state_stride + place);

@@ -1,8 +1,8 @@
 // Dense kernels of the decode chain: in_proj, out_proj, router, head. One row unless said.
 //
-// Weights depend on nothing, so every kernel asks for its first weights before grid_wait(). in_proj is a
-// persistent grid of one CTA per SM (its shared memory is padded so that two never share one): each warp
-// has a private ring of two bulk copies of one row.
+// Weights depend on nothing, so every kernel asks for its first weights before grid_wait(). in_proj
+// is a persistent grid of one CTA per SM (its shared memory is padded so that two never share one):
+// each warp has a private ring of two bulk copies of one row.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/nvfp4.cuh"
@@ -145,7 +145,8 @@ __global__ void __launch_bounds__(kRingWarps * 32, 2) in_proj_kernel(InProjArgs 
       }
     } else {
 #pragma unroll
-      for (int v = 0; v < kHidden / 256; ++v) fma8(acc, slot[v * 32 + lane], x_vectors[v * 32 + lane]);
+      for (int v = 0; v < kHidden / 256; ++v)
+        fma8(acc, slot[v * 32 + lane], x_vectors[v * 32 + lane]);
     }
     __syncwarp();
     if (lane == 0 && i + kRingSlots < count) issue(i + kRingSlots);
@@ -164,9 +165,10 @@ __device__ __forceinline__ void advance_windows(const WindowArgs& args, int thre
     const int sequence = i / kChannels, channel = i % kChannels;
     const Sequence s = args.step.sequence[sequence];
     char* base = static_cast<char*>(args.window);
-    const bf16* from = s.read_slot < 0 ? nullptr
-                                       : reinterpret_cast<const bf16*>(
-                                             base + s.read_slot * args.window_stride_bytes);
+    const bf16* from =
+        s.read_slot < 0
+            ? nullptr
+            : reinterpret_cast<const bf16*>(base + s.read_slot * args.window_stride_bytes);
     bf16* to = reinterpret_cast<bf16*>(base + s.write_slot * args.window_stride_bytes);
     const bf16 second = from == nullptr ? bf16(0.0f) : from[kChannels + channel];
     const bf16 third = from == nullptr ? bf16(0.0f) : from[2 * kChannels + channel];
@@ -295,7 +297,8 @@ __global__ void __launch_bounds__(256, 4) head_kernel(HeadArgs args) {
   if (row < args.n) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      w[i] = load_stream(static_cast<const bf16*>(args.weight) + row * kHidden + (i * 32 + lane) * 8);
+      w[i] =
+          load_stream(static_cast<const bf16*>(args.weight) + row * kHidden + (i * 32 + lane) * 8);
     }
   }
   grid_wait();
@@ -391,12 +394,13 @@ void decode_out_proj(const OutProjArgs& args, Stream stream) {
 }
 
 void decode_gated(const GatedArgs& args, Stream stream) {
-  launch("decode_gated", gated_kernel, dim3(ceil_div(args.rows * (kMixer / 2), 256)), 256, 0, stream,
-         true, args);
+  launch("decode_gated", gated_kernel, dim3(ceil_div(args.rows * (kMixer / 2), 256)), 256, 0,
+         stream, true, args);
 }
 
 void decode_router(const RouterArgs& args, Stream stream) {
-  launch("decode_router", router_kernel, dim3(kExperts / 8 + 1), 256, kPadRouter, stream, true, args);
+  launch("decode_router", router_kernel, dim3(kExperts / 8 + 1), 256, kPadRouter, stream, true,
+         args);
 }
 
 void decode_norm(const RmsNormArgs& args, Stream stream) {
@@ -405,7 +409,8 @@ void decode_norm(const RmsNormArgs& args, Stream stream) {
 
 void decode_head(const HeadArgs& args, Stream stream) {
   if (args.format == Format::nvfp4) {
-    launch("decode_head", head_units_kernel, dim3(ceil_div(args.n, 128)), 256, 0, stream, true, args);
+    launch("decode_head", head_units_kernel, dim3(ceil_div(args.n, 128)), 256, 0, stream, true,
+           args);
   } else {
     launch("decode_head", head_kernel, dim3(ceil_div(args.n, 8)), 256, 0, stream, true, args);
   }

@@ -1,8 +1,9 @@
-// Experts of one decode row: top 8, gate and up, down, weighted sum with the shared expert, residual.
+// Experts of one decode row: top 8, gate and up, down, weighted sum with the shared expert,
+// residual.
 //
-// Both kernels find the top 8 themselves from the router's logits. gate_up releases its dependents only
-// after its own wait, so that down may read the logits, and ask for its weights, before its wait: the
-// router has finished by then. Slot 8 is the shared expert.
+// Both kernels find the top 8 themselves from the router's logits. gate_up releases its dependents
+// only after its own wait, so that down may read the logits, and ask for its weights, before its
+// wait: the router has finished by then. Slot 8 is the shared expert.
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/nvfp4.cuh"
 #include "kernels/cuda/route.cuh"
@@ -38,12 +39,13 @@ __device__ __forceinline__ void multiply_unit_shared(const uint8_t* unit, const 
   }
 }
 
-__device__ __forceinline__ const uint8_t* expert_of(const Bank& routed, const Bank& shared, int id) {
+__device__ __forceinline__ const uint8_t* expert_of(const Bank& routed, const Bank& shared,
+                                                    int id) {
   return id == kExperts ? shared.data : routed.data + id * routed.stride;
 }
 
-/// An SM's whole share (at most 5 panels, 90 KiB) is asked for at once, one bulk copy and barrier per
-/// (panel, unit); warp = unit. Panels run backwards: the shared expert is known first.
+/// An SM's whole share (at most 5 panels, 90 KiB) is asked for at once, one bulk copy and barrier
+/// per (panel, unit); warp = unit. Panels run backwards: the shared expert is known first.
 __global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
   constexpr int kTiles = 5, kAllTiles = kSlots * kGateUpPanels;
   extern __shared__ __align__(128) uint8_t panels[];
@@ -98,8 +100,8 @@ __global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
   const int tile = tile_of(threadIdx.x / 8);
   if (threadIdx.x < kTiles * 8 && tile >= 0) {
     const int i = threadIdx.x / 8, r = threadIdx.x % 8, expert = ids[tile / kGateUpPanels];
-    const float* scales = expert == kExperts ? args.shared_gate_up.scales
-                                             : args.gate_up.scales + 2 * expert;
+    const float* scales =
+        expert == kExperts ? args.shared_gate_up.scales : args.gate_up.scales + 2 * expert;
     float gate = 0, up = 0;
 #pragma unroll
     for (int u = 0; u < 8; ++u) {
@@ -112,7 +114,7 @@ __global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
 }
 
 /// CTA = 16 output rows; 18 warps, one unit each.
-__global__ void __launch_bounds__(kSlots * kDownUnits * 32, 2) down_kernel(ExpertsArgs args) {
+__global__ void __launch_bounds__(kSlots* kDownUnits * 32, 2) down_kernel(ExpertsArgs args) {
   constexpr int kWarps = kSlots * kDownUnits;
   extern __shared__ __align__(128) uint8_t units[];
   __shared__ uint64_t full[kWarps];
@@ -223,8 +225,8 @@ void prepare_decode_experts() {
 }
 
 void decode_gate_up(const ExpertsArgs& args, Stream stream) {
-  launch("decode_gate_up", gate_up_kernel, dim3(unsigned(sm_count())), 256, kPadGateUp, stream, true,
-         args);
+  launch("decode_gate_up", gate_up_kernel, dim3(unsigned(sm_count())), 256, kPadGateUp, stream,
+         true, args);
 }
 
 void decode_down(const ExpertsArgs& args, Stream stream) {

@@ -1,9 +1,8 @@
 // Gated DeltaNet: the short convolution with its window, and the delta rule as a scan over tokens.
 //
-// One scan serves decode, verify and prefill rows: the state of (head, 8 value columns) stays in one
-// warp's registers while tokens go by, so the bits do not depend on where a prompt is cut (at multiples of
-// four).
-// Legend: dk, dv key and value head size; the state is [dk][dv] f32.
+// One scan serves decode, verify and prefill rows: the state of (head, 8 value columns) stays in
+// one warp's registers while tokens go by, so the bits do not depend on where a prompt is cut (at
+// multiples of four). Legend: dk, dv key and value head size; the state is [dk][dv] f32.
 #include "kernels/cuda/delta_step.cuh"
 
 namespace nibble::cuda {
@@ -15,8 +14,8 @@ constexpr int kMaxColumns = 16, kMaxKernel = 4;
 
 constexpr int kConvRows = 16;
 
-/// Thread = one channel of up to 16 rows, which it walks with the last columns in registers; taps in rising
-/// order, oldest column first.
+/// Thread = one channel of up to 16 rows, which it walks with the last columns in registers; taps
+/// in rising order, oldest column first.
 template <typename T>
 __global__ void __launch_bounds__(256) conv_kernel(ShortConvArgs args) {
   const int64_t channel = blockIdx.x * int64_t{256} + threadIdx.x;
@@ -108,7 +107,9 @@ __global__ void delta_generic_kernel(GatedDeltaArgs args) {
   const int key_head = head / (args.num_value_heads / args.num_key_heads);
   const int64_t keys = int64_t(args.num_key_heads) * dk;
   const int64_t width = 2 * keys + int64_t(args.num_value_heads) * dv;
-  auto slot = [&](int32_t n) { return args.state + n * args.state_stride + int64_t(head) * dk * dv; };
+  auto slot = [&](int32_t n) {
+    return args.state + n * args.state_stride + int64_t(head) * dk * dv;
+  };
   for (int i = threadIdx.x; i < dk * dv; i += blockDim.x) {
     state[i] = s.read_slot < 0 ? 0.0f : slot(s.read_slot)[i];
   }
@@ -146,7 +147,8 @@ __global__ void delta_generic_kernel(GatedDeltaArgs args) {
       const StateSave save = args.step.save[n];
       if (save.sequence != int(blockIdx.y) || save.num_tokens != reached) continue;
       for (int i = 0; i < dk; ++i) {
-        for (int j = threadIdx.x; j < dv; j += blockDim.x) slot(save.slot)[i * dv + j] = state[i * dv + j];
+        for (int j = threadIdx.x; j < dv; j += blockDim.x)
+          slot(save.slot)[i * dv + j] = state[i * dv + j];
       }
     }
     __syncthreads();
@@ -156,17 +158,19 @@ __global__ void delta_generic_kernel(GatedDeltaArgs args) {
 
 // ---------------------------------------------------------------- delta rule, 128 x 128
 //
-// Four tokens at a time, exactly: with D_i the decay up to token i of the block and S the state before it,
+// Four tokens at a time, exactly: with D_i the decay up to token i of the block and S the state
+// before it,
 //   d_i = beta_i (v_i - D_i (k_i S) - sum_{j<i} D_i/D_j (k_i k_j) d_j)
 //   o_i = D_i (q_i S) + sum_{j<=i} D_i/D_j (q_i k_j) d_j,    S' = D_3 S + sum_j D_3/D_j k_j d_j
-// so the products with S, and the sums over the warp, of four tokens are in flight together. Blocks lie on
-// multiples of four tokens of the sequence; places of a block without a token change nothing.
+// so the products with S, and the sums over the warp, of four tokens are in flight together. Blocks
+// lie on multiples of four tokens of the sequence; places of a block without a token change
+// nothing.
 
 constexpr int kHead = kDeltaHead, kBlock = 4, kScanWarps = kDeltaWarps, kChunkBlocks = 4;
 constexpr int kChunk = kBlock * kChunkBlocks, kStages = 3;
 
-/// What a block's scalars are, by place: one list per (block, value head). f_q and f_k are the L2 norms'
-/// factors, f_q with 1 / sqrt(dk); the scan works on raw q and k.
+/// What a block's scalars are, by place: one list per (block, value head). f_q and f_k are the L2
+/// norms' factors, f_q with 1 / sqrt(dk); the scan works on raw q and k.
 constexpr int kDecayQ = 0, kDecayK = 4;  // D_i f_q, D_i f_k
 constexpr int kQk = 8, kKk = 24;  // D_i/D_j times the normed products: [i][j], and the pairs j < i
 constexpr int kRest = 32, kBeta = 36;  // D_3/D_i f_k; beta_i, 0 where there is no token
@@ -309,7 +313,8 @@ __device__ __forceinline__ void load_chunk(const GatedDeltaArgs& args, const Seq
   const float* rows = args.qkv + s.first_row * width;
 #pragma unroll
   for (int n = 0; n < kChunk * kHead / 4 / (kScanWarps * 32); ++n) {
-    const int i = n * kScanWarps * 32 + threadIdx.x, t = i / (kHead / 4), piece = i % (kHead / 4) * 4;
+    const int i = n * kScanWarps * 32 + threadIdx.x, t = i / (kHead / 4),
+              piece = i % (kHead / 4) * 4;
     const int token = first + t;
     const bool exists = token >= 0 && token < s.q_len;
     const float* x = rows + (exists ? token : 0) * width + key_head * kHead + piece;
@@ -329,14 +334,14 @@ __device__ __forceinline__ void load_chunk(const GatedDeltaArgs& args, const Seq
     const int index = first_block(s, sequence) + number * kChunkBlocks + block;
     const bool exists = first + block * kBlock < s.q_len;
     copy_or_zero(&chunk.scalars[block][piece],
-                 args.scalars + (int64_t(exists ? index : 0) * args.num_value_heads + head) * kScalars +
-                     piece,
+                 args.scalars +
+                     (int64_t(exists ? index : 0) * args.num_value_heads + head) * kScalars + piece,
                  exists);
   }
 }
 
-/// One block: advances the state. out[i] is token i's output in column delta_column(), valid in lanes 16
-/// to 31. corrections: this warp's scratch.
+/// One block: advances the state. out[i] is token i's output in column delta_column(), valid in
+/// lanes 16 to 31. corrections: this warp's scratch.
 __device__ __forceinline__ void scan_block(const ScanChunk& chunk, int block, DeltaState& state,
                                            float (*corrections)[kDeltaColumnsPerWarp],
                                            float (&out)[kBlock]) {
@@ -362,8 +367,8 @@ __device__ __forceinline__ void scan_block(const ScanChunk& chunk, int block, De
       }
     }
   }
-  // Sums over the 16 key groups by exchanging halves: bit 4 picks k or q, bits 3 and 2 the column; bit 1
-  // adds up.
+  // Sums over the 16 key groups by exchanging halves: bit 4 picks k or q, bits 3 and 2 the column;
+  // bit 1 adds up.
   const bool b4 = lane & 16, b3 = lane & 8, b2 = lane & 4;
   const float4 decay = *reinterpret_cast<const float4*>(scalars + (b4 ? kDecayQ : kDecayK));
   const float decays[kBlock] = {decay.x, decay.y, decay.z, decay.w};
@@ -493,8 +498,8 @@ void short_conv(const ShortConvArgs& args, Stream stream) {
   const dim3 rows(blocks, ceil_div(args.step.rows, kConvRows));
   const dim3 sequences(blocks, unsigned(args.step.sequences));
   const bool is_bf16 = args.type == Element::bf16;
-  launch("short_conv", is_bf16 ? conv_kernel<bf16> : conv_kernel<float>, rows, 256, 0, stream, false,
-         args);
+  launch("short_conv", is_bf16 ? conv_kernel<bf16> : conv_kernel<float>, rows, 256, 0, stream,
+         false, args);
   launch("conv_window", is_bf16 ? conv_window_kernel<bf16> : conv_window_kernel<float>, sequences,
          256, 0, stream, false, args);
 }
@@ -513,8 +518,8 @@ void gated_delta(const GatedDeltaArgs& args, Stream stream) {
                       ceil_div(args.num_key_heads, 8));
     launch("delta_scalars", delta_scalars_kernel, blocks, 256, 0, stream, false, args);
     allow_shared(delta_scan_kernel, sizeof(ScanShared));
-    launch("delta_scan", delta_scan_kernel, grid, kScanWarps * 32, sizeof(ScanShared), stream, false,
-           args);
+    launch("delta_scan", delta_scan_kernel, grid, kScanWarps * 32, sizeof(ScanShared), stream,
+           false, args);
     return;
   }
   const dim3 grid(unsigned(args.num_value_heads), unsigned(args.step.sequences));

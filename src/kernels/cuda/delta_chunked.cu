@@ -1,13 +1,15 @@
-// The gated delta rule of prefill rows on tensor cores, heads of 128 x 128, sixteen tokens at a time.
+// The gated delta rule of prefill rows on tensor cores, heads of 128 x 128, sixteen tokens at a
+// time.
 //
 // With G_i the sum of g up to token i of a block, S the state before it, f the L2 norms' factors:
-//   d = T beta (v - e^G f_k (K S)),  T = (I + A)^-1,  A_ij = beta_i f_k,i f_k,j e^(G_i - G_j) (k_i k_j), j < i
-//   o = e^G f_q (Q S) + P d,         P_ij = f_q,i f_k,j e^(G_i - G_j) (q_i k_j), j <= i
+//   d = T beta (v - e^G f_k (K S)),  T = (I + A)^-1,  A_ij = beta_i f_k,i f_k,j e^(G_i - G_j) (k_i
+//   k_j), j < i o = e^G f_q (Q S) + P d,         P_ij = f_q,i f_k,j e^(G_i - G_j) (q_i k_j), j <= i
 //   S' = e^G_15 S + K^T (e^(G_15 - G) f_k d)
-// A kernel over all blocks leaves T beta, P, the factors and the parts of q and k; the scan keeps the state
-// of (head, 8 columns) in one warp's accumulators (f32). Every operand is two BF16 parts, high and low, and a
-// product is high high + high low + low high: with one part alone the goldens are missed. Blocks lie on multiples
-// of sixteen tokens of the sequence, so the bits do not depend on where a prompt is cut (at such multiples).
+// A kernel over all blocks leaves T beta, P, the factors and the parts of q and k; the scan keeps
+// the state of (head, 8 columns) in one warp's accumulators (f32). Every operand is two BF16 parts,
+// high and low, and a product is high high + high low + low high: with one part alone the goldens
+// are missed. Blocks lie on multiples of sixteen tokens of the sequence, so the bits do not depend
+// on where a prompt is cut (at such multiples).
 #include "kernels/cuda/delta_step.cuh"
 
 namespace nibble::cuda {
@@ -70,7 +72,8 @@ __device__ __forceinline__ RowParts load_row(const float* x, bool exists, float&
   RowParts out{make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
   if (!exists) return out;
   const float4 a = reinterpret_cast<const float4*>(x)[0], b = reinterpret_cast<const float4*>(x)[1];
-  square += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+  square +=
+      a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
   split_pair(a.x, a.y, out.high.x, out.low.x);
   split_pair(a.z, a.w, out.high.y, out.low.y);
   split_pair(b.x, b.y, out.high.z, out.low.z);
@@ -117,7 +120,8 @@ __global__ void __launch_bounds__(128) terms_kernel(GatedDeltaArgs args) {
     const int place = g + 8 * half, token = first + place;
     const bool exists = token >= 0 && token < s.q_len;
     const float* x = args.qkv + (s.first_row + (exists ? token : 0)) * width + key_head * kHead;
-    bf16* out = rows_out + ((int64_t(index) * args.num_key_heads + key_head) * kBlock + place) * 4 * kHead;
+    bf16* out =
+        rows_out + ((int64_t(index) * args.num_key_heads + key_head) * kBlock + place) * 4 * kHead;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       q[i][half] = load_row(x + i * 32 + t * 8, exists, q_square[half]);
@@ -233,18 +237,21 @@ __device__ __forceinline__ void load_stage(const GatedDeltaArgs& args, const Seq
     const int row = me / 8, piece = me % 8 * 4, token = first + row;
     const int64_t keys = int64_t(args.num_key_heads) * kHead;
     const int64_t width = 2 * keys + int64_t(args.num_value_heads) * kHead;
-    const int64_t source = s.first_row + min(max(token, 0), s.q_len - 1);  // beta is 0 where there is none
+    const int64_t source =
+        s.first_row + min(max(token, 0), s.q_len - 1);  // beta is 0 where there is none
     copy_async(&stage.v[row][piece], args.qkv + source * width + 2 * keys + head * kHead +
                                          blockIdx.x * kDeltaColumnsPerBlock + piece);
   }
-  const char* terms = reinterpret_cast<const char*>(
-      reinterpret_cast<const BlockTerms*>(args.terms) + int64_t(index) * args.num_value_heads + head);
+  const char* terms =
+      reinterpret_cast<const char*>(reinterpret_cast<const BlockTerms*>(args.terms) +
+                                    int64_t(index) * args.num_value_heads + head);
   for (int i = me; i < int(sizeof(BlockTerms) / 16); i += kThreads) {
     copy_async(reinterpret_cast<char*>(&stage.terms) + i * 16, terms + i * 16);
   }
 }
 
-/// State of 128 keys x 8 columns as accumulators: tile i, keys 16 i + g (+ 8), columns 2 t, 2 t + 1.
+/// State of 128 keys x 8 columns as accumulators: tile i, keys 16 i + g (+ 8), columns 2 t, 2 t
+/// + 1.
 struct ScanState {
   float s[8][4];
 };
@@ -258,7 +265,8 @@ __device__ __forceinline__ Parts split(float a, float b) {
   return {transpose(high), transpose(pack_bf16(a - bf16_low(high), b - bf16_high(high)))};
 }
 
-/// d[0] + d[1] += A B, A (16 x 16) at two addresses of this lane's ldmatrix rows, B 16 x 8 as parts.
+/// d[0] + d[1] += A B, A (16 x 16) at two addresses of this lane's ldmatrix rows, B 16 x 8 as
+/// parts.
 __device__ __forceinline__ void multiply_parts(float (&d)[2][4], uint32_t high, uint32_t low,
                                                const Parts& b0, const Parts& b1) {
   uint32_t a[4];
@@ -270,7 +278,8 @@ __device__ __forceinline__ void multiply_parts(float (&d)[2][4], uint32_t high, 
 }
 
 /// One block; out: tokens g (and g + 8), columns 2 t, 2 t + 1.
-__device__ __forceinline__ void scan_block(const ScanStage& stage, ScanState& state, float (&out)[4]) {
+__device__ __forceinline__ void scan_block(const ScanStage& stage, ScanState& state,
+                                           float (&out)[4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t q_at = shared_address(stage.rows[0]), k_at = shared_address(stage.rows[2]);
   constexpr uint32_t kLowPart = kBlock * kHead * 2;
@@ -342,7 +351,8 @@ __global__ void __launch_bounds__(kWarps * 32) chunked_kernel(GatedDeltaArgs arg
   for (int n = 0; n < kStages - 1; ++n) load(n);
   auto place = [&](int32_t slot, int i, int half) {
     return reinterpret_cast<float2*>(args.state + slot * args.state_stride +
-                                     (int64_t(head) * kHead + 16 * i + g + 8 * half) * kHead + column);
+                                     (int64_t(head) * kHead + 16 * i + g + 8 * half) * kHead +
+                                     column);
   };
   ScanState state = {};
   if (s.read_slot >= 0) {
@@ -376,8 +386,8 @@ __global__ void __launch_bounds__(kWarps * 32) chunked_kernel(GatedDeltaArgs arg
       const int token = first_token + n * kBlock + g + 8 * half;
       if (token >= 0 && token < s.q_len) {
         *reinterpret_cast<float2*>(
-            args.core + (int64_t(s.first_row + token) * args.num_value_heads + head) * kHead + column) =
-            make_float2(out[2 * half], out[2 * half + 1]);
+            args.core + (int64_t(s.first_row + token) * args.num_value_heads + head) * kHead +
+            column) = make_float2(out[2 * half], out[2 * half + 1]);
       }
     }
     const int reached = start + first_token + (n + 1) * kBlock;
@@ -405,8 +415,7 @@ size_t delta_chunked_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_
 
 bool can_delta_chunked(const GatedDeltaArgs& args) {
   return args.chunked != nullptr && args.key_head_dim == kHead && args.value_head_dim == kHead &&
-         args.num_value_heads == 2 * args.num_key_heads &&
-         args.step.rows > args.step.sequences;
+         args.num_value_heads == 2 * args.num_key_heads && args.step.rows > args.step.sequences;
 }
 
 void delta_chunked(const GatedDeltaArgs& with_scratch, Stream stream) {

@@ -1,7 +1,8 @@
 // One token of the gated delta rule for 8 value columns, by one warp; the state lives in registers.
 //
-// Lane = (8 keys kg * 8 .. + 7, 4 value columns half * 4 .. + 3) with half = lane & 1, kg = lane >> 1.
-// State memory is [128 keys][128 values]: a lane pair reads 32 contiguous bytes of each key row.
+// Lane = (8 keys kg * 8 .. + 7, 4 value columns half * 4 .. + 3) with half = lane & 1, kg = lane
+// >> 1. State memory is [128 keys][128 values]: a lane pair reads 32 contiguous bytes of each key
+// row.
 #pragma once
 
 #include "kernels/cuda/common.cuh"
@@ -35,7 +36,8 @@ __device__ __forceinline__ int delta_place(int quarter) {
   return (lane >> 1) * 8 * kDeltaHead + quarter * kDeltaColumnsPerBlock +
          warp * kDeltaColumnsPerWarp + (lane & 1) * 4;
 }
-/// Column inside the block that this lane's output belongs to, and whether the lane is the one to write.
+/// Column inside the block that this lane's output belongs to, and whether the lane is the one to
+/// write.
 __device__ __forceinline__ int delta_column() {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   return warp * kDeltaColumnsPerWarp + (lane & 1) * 4 + ((lane & 8) ? 2 : 0) + ((lane & 4) ? 1 : 0);

@@ -1,4 +1,5 @@
-// Row-wise operations: embedding, norms, gates, additions. One CTA per row or one thread per element.
+// Row-wise operations: embedding, norms, gates, additions. One CTA per row or one thread per
+// element.
 //
 // All in f32; the output is rounded once, to the activation type.
 #include "kernels/cuda/common.cuh"
@@ -200,8 +201,8 @@ void add(const float* x, float* out, int64_t count, Stream stream) {
          count);
 }
 
-void gather_rows(const float* x, const int32_t* rows, void* out, Element out_type,
-                 int64_t num_rows, int64_t n, Stream stream) {
+void gather_rows(const float* x, const int32_t* rows, void* out, Element out_type, int64_t num_rows,
+                 int64_t n, Stream stream) {
   if (num_rows == 0) return;
   const dim3 grid(static_cast<unsigned>(num_rows));
   if (out_type == Element::bf16) {

@@ -1,7 +1,6 @@
 // Greedy sampling in two steps: 64 parts of a row, then their merge.
-#include "kernels/cuda/greedy.h"
-
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/greedy.h"
 
 namespace nibble::cuda {
 namespace {
@@ -64,14 +63,16 @@ __global__ void __launch_bounds__(kThreads) part_kernel(GreedyArgs args) {
 }
 
 __global__ void merge_kernel(GreedyArgs args) {
-  const Part all = block_merge(static_cast<const Part*>(args.partial)[blockIdx.x * kParts + threadIdx.x]);
+  const Part all =
+      block_merge(static_cast<const Part*>(args.partial)[blockIdx.x * kParts + threadIdx.x]);
   if (threadIdx.x == 0) args.out[blockIdx.x] = {all.token, -logf(all.sum), all.finite};
 }
 
 }  // namespace
 
 void greedy(const GreedyArgs& args, Stream stream) {
-  launch("greedy", part_kernel, dim3(kParts, unsigned(args.rows)), kThreads, 0, stream, false, args);
+  launch("greedy", part_kernel, dim3(kParts, unsigned(args.rows)), kThreads, 0, stream, false,
+         args);
   launch("greedy_merge", merge_kernel, dim3(unsigned(args.rows)), kParts, 0, stream, false, args);
 }
 

@@ -1,10 +1,10 @@
-// Dense products of a step: y[m][n] (+)= scale * x[m][k] W[n][k]^T. See linear.h for who is used when.
+// Dense products of a step: y[m][n] (+)= scale * x[m][k] W[n][k]^T. See linear.h for who is used
+// when.
 //
 // linear_mma: CTA = one panel of 16 output rows, its warps share out K, tokens are the columns of
-// mma.m16n8k16; every weight byte is read once for up to 32 rows. k is permuted inside each step in the
-// same way for both operands, so a lane loads 16 contiguous bytes.
+// mma.m16n8k16; every weight byte is read once for up to 32 rows. k is permuted inside each step in
+// the same way for both operands, so a lane loads 16 contiguous bytes.
 #include "kernels/cuda/linear.h"
-
 #include "kernels/cuda/nvfp4.cuh"
 
 namespace nibble::cuda {
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(256) linear_generic_kernel(LinearArgs args) {
 
 /// The sums of all warps of a panel, then out. partial: [warps][16][columns].
 template <int kColumns>
-__device__ __forceinline__ void finish_panel(const LinearArgs& args, const float* partial, int warps,
-                                             float factor) {
+__device__ __forceinline__ void finish_panel(const LinearArgs& args, const float* partial,
+                                             int warps, float factor) {
   __syncthreads();
   for (int i = threadIdx.x; i < 16 * int(args.m); i += blockDim.x) {
     const int r = i % 16, token = i / 16;
@@ -172,8 +172,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_units_kernel(LinearArgs
       for (int n = 0; n < kGroups; ++n) {
         uint4 b[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
         if (n * 8 + g < args.m) {
-          const uint4* from = reinterpret_cast<const uint4*>(x + (n * 8 + g) * k + unit * kUnitK +
-                                                             c * 64 + t * 16);
+          const uint4* from =
+              reinterpret_cast<const uint4*>(x + (n * 8 + g) * k + unit * kUnitK + c * 64 + t * 16);
           b[0] = from[0];
           b[1] = from[1];
         }
@@ -213,8 +213,8 @@ __global__ void __launch_bounds__(256)
   if (i >= count * per_row) return;
   const int64_t row = i / per_row, k0 = i % per_row * 16;
   if (weight.format == Format::fp8 && weight.k % 16 == 0) {
-    const uint4 codes = load_stream(static_cast<const uint8_t*>(weight.data) +
-                                    (first + row) * weight.k + k0);
+    const uint4 codes =
+        load_stream(static_cast<const uint8_t*>(weight.data) + (first + row) * weight.k + k0);
     uint4 low, high;
     decode_fp8x4(codes.x, low.x, low.y);
     decode_fp8x4(codes.y, low.z, low.w);
@@ -277,7 +277,9 @@ void pack_units(const PanelSource& source, int64_t panels, int64_t k, void* out,
          false, source, k, static_cast<uint8_t*>(out));
 }
 
-const uint8_t* bytes_of(const void* p) { return static_cast<const uint8_t*>(p); }
+const uint8_t* bytes_of(const void* p) {
+  return static_cast<const uint8_t*>(p);
+}
 
 void copy_bytes(uint8_t* to, const void* from, int64_t bytes, Stream stream) {
   check_launch(cudaMemcpyAsync(to, from, size_t(bytes), cudaMemcpyDeviceToDevice, stream),
@@ -314,8 +316,8 @@ void linear_mma(const LinearArgs& args, Stream stream, bool chained) {
 
 void dequantize(const Weight& weight, int64_t first, int64_t count, void* out, Stream stream) {
   const int64_t threads = count * ((weight.k + 15) / 16);
-  launch("dequantize", dequantize_kernel, dim3(ceil_div(threads, 256)), 256, 0, stream, false, weight,
-         first, count, static_cast<bf16*>(out));
+  launch("dequantize", dequantize_kernel, dim3(ceil_div(threads, 256)), 256, 0, stream, false,
+         weight, first, count, static_cast<bf16*>(out));
 }
 
 void pack_nvfp4(const void* codes, const void* scales, int64_t n, int64_t k, void* out,

@@ -38,8 +38,8 @@ bool can_linear_mma(const LinearArgs& args);
 /// With `chained` the launch may overlap the kernel before it (common.cuh, PDL).
 void linear_mma(const LinearArgs& args, Stream stream, bool chained = false);
 
-/// Rows [first, first + count) of an FP8 or NVFP4 matrix as BF16 [count][k], exact, without the tensor
-/// scale.
+/// Rows [first, first + count) of an FP8 or NVFP4 matrix as BF16 [count][k], exact, without the
+/// tensor scale.
 void dequantize(const Weight& weight, int64_t first, int64_t count, void* out, Stream stream);
 
 /// NVFP4 as stored ([n][k / 2] codes, [n][k / 16] scales, device memory) to its packed layout.

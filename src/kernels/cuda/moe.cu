@@ -1,9 +1,9 @@
 // Routing, the routing table, and expert products for few rows per expert and for any shape.
 //
-// gate_up_units: CTA = (panel of 8 gate and 8 up rows, active expert), 8 warps share out K; the expert's
-// pairs are the columns of the product, eight at a time. down_units: a warp per 16-row panel.
+// gate_up_units: CTA = (panel of 8 gate and 8 up rows, active expert), 8 warps share out K; the
+// expert's pairs are the columns of the product, eight at a time. down_units: a warp per 16-row
+// panel.
 #include "kernels/cuda/moe.h"
-
 #include "kernels/cuda/nvfp4.cuh"
 
 namespace nibble::cuda {
@@ -254,8 +254,7 @@ __global__ void __launch_bounds__(kThreads, 4) down_units_kernel(MoeArgs args) {
   const float scale = expert_scales(args, e, 1)[0] * kUnitFix;
   for (int first = args.table.first[e]; first < end; first += 8) {
     const int pair = g < min(8, end - first) ? args.table.pairs[first + g] : -1;
-    const bf16* column =
-        pair < 0 ? nullptr : static_cast<const bf16*>(args.x) + pair * args.bank.k;
+    const bf16* column = pair < 0 ? nullptr : static_cast<const bf16*>(args.x) + pair * args.bank.k;
     float acc[2][4] = {};
     for (int unit = 0; unit < units; ++unit) {
       UnitRegisters u;
@@ -272,11 +271,14 @@ __global__ void __launch_bounds__(kThreads, 4) down_units_kernel(MoeArgs args) {
   }
 }
 
-int64_t pairs_of(const MoeArgs& args) { return args.rows * args.slots; }
+int64_t pairs_of(const MoeArgs& args) {
+  return args.rows * args.slots;
+}
 
 /// Experts that may be active: the second grid axis.
 unsigned active_bound(const MoeArgs& args) {
-  const int64_t pairs = pairs_of(args), experts = args.bank.num_experts + (args.shared.data ? 1 : 0);
+  const int64_t pairs = pairs_of(args),
+                experts = args.bank.num_experts + (args.shared.data ? 1 : 0);
   return static_cast<unsigned>(pairs < experts ? pairs : experts);
 }
 
@@ -317,19 +319,18 @@ bool can_moe_down_units(const MoeArgs& args) {
 
 void moe_gate_up_units(const MoeArgs& args, Stream stream) {
   const dim3 grid(unsigned(args.bank.n / 16), active_bound(args));
-  launch("moe_gate_up_units", gate_up_units_kernel, grid, kThreads, 0, stream,
-         args.chained, args);
+  launch("moe_gate_up_units", gate_up_units_kernel, grid, kThreads, 0, stream, args.chained, args);
 }
 
 void moe_down_units(const MoeArgs& args, Stream stream) {
   const dim3 grid(ceil_div(args.bank.n / 16, 8), active_bound(args));
-  launch("moe_down_units", down_units_kernel, grid, kThreads, 0, stream, args.chained,
-         args);
+  launch("moe_down_units", down_units_kernel, grid, kThreads, 0, stream, args.chained, args);
 }
 
 void moe_combine(const CombineArgs& args, Stream stream) {
   auto* kernel = args.y_type == Element::bf16 ? combine_kernel<bf16> : combine_kernel<float>;
-  launch("moe_combine", kernel, dim3(unsigned(args.rows), ceil_div(args.n, kThreads)), kThreads, 0, stream, args.chained, args);
+  launch("moe_combine", kernel, dim3(unsigned(args.rows), ceil_div(args.n, kThreads)), kThreads, 0,
+         stream, args.chained, args);
 }
 
 }  // namespace nibble::cuda

@@ -1,7 +1,7 @@
 // Expert products on CUDA: routing, the table of who uses which expert, gate_up and down.
 //
-// A pair is (row, slot) = row * slots_per_row + slot. The table sorts a step's pairs by expert on the
-// device, so no host waits and a captured graph replays with other routings.
+// A pair is (row, slot) = row * slots_per_row + slot. The table sorts a step's pairs by expert on
+// the device, so no host waits and a captured graph replays with other routings.
 #pragma once
 
 #include "kernels/cuda/args.h"
@@ -60,7 +60,8 @@ struct MoeArgs {
   bool chained = false;  // the launch may overlap the kernel before it (common.cuh, PDL)
 };
 
-/// act = silu(gate) * up. generic: any shape; units: BF16 rows and NVFP4 units, few rows per expert.
+/// act = silu(gate) * up. generic: any shape; units: BF16 rows and NVFP4 units, few rows per
+/// expert.
 void moe_gate_up_generic(const MoeArgs& args, Stream stream);
 bool can_moe_gate_up_units(const MoeArgs& args);
 void moe_gate_up_units(const MoeArgs& args, Stream stream);

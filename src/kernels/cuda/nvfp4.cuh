@@ -2,12 +2,12 @@
 //
 // Unit = 16 rows x 256 k = 2304 contiguous bytes. Codes first: chunk c of 64 k at c * 512, lane
 // 4 * g + t at lane * 16: {row g: 8 + 8 codes, row g + 8: 8 + 8 codes} of k = 256 * unit + 64 * c +
-// 16 * t .. + 15, so a lane holds whole scale blocks. Then scales at 2048 + lane * 8: byte 2 * c + half
-// = E4M3 of row g + 8 * half. A panel is 16 rows, its units behind each other; a gate_up panel holds 8
-// gate rows (g) and 8 up rows (g + 8). Inside a 32-bit word the bits of 8 codes are spread so that
-// decode8 needs one shift and one AND for three of four pairs.
-// Plain layout (rows % 16 or k % 256 not 0): codes [rows][k / 2], then scales [rows][k / 16].
-// decode8 yields code * 2^-126 and decode_scales scale * 2^118; accumulators are multiplied by 256.
+// 16 * t .. + 15, so a lane holds whole scale blocks. Then scales at 2048 + lane * 8: byte 2 * c +
+// half = E4M3 of row g + 8 * half. A panel is 16 rows, its units behind each other; a gate_up panel
+// holds 8 gate rows (g) and 8 up rows (g + 8). Inside a 32-bit word the bits of 8 codes are spread
+// so that decode8 needs one shift and one AND for three of four pairs. Plain layout (rows % 16 or k
+// % 256 not 0): codes [rows][k / 2], then scales [rows][k / 16]. decode8 yields code * 2^-126 and
+// decode_scales scale * 2^118; accumulators are multiplied by 256.
 #pragma once
 
 #include "kernels/cuda/common.cuh"
@@ -50,8 +50,8 @@ __device__ __forceinline__ void decode_scales(uint32_t two_bytes, uint32_t& low,
   high = multiply_bf16(multiply_bf16(__byte_perm(two_bytes, 0, 0x4141) << 4, kTwoTo120), kTwoTo118);
 }
 
-/// The lane's A registers of 16 rows x 64 k for mma.m16n8k16: a[4 * s .. + 3] for step s of 16 k. B of
-/// step s: words 2 * s and 2 * s + 1 of x[16 * t .. + 15].
+/// The lane's A registers of 16 rows x 64 k for mma.m16n8k16: a[4 * s .. + 3] for step s of 16 k. B
+/// of step s: words 2 * s and 2 * s + 1 of x[16 * t .. + 15].
 __device__ __forceinline__ void decode_a(const uint4& codes, uint32_t two_scales,
                                          uint32_t (&a)[16]) {
   uint32_t scale_low, scale_high;
@@ -85,7 +85,8 @@ struct UnitRegisters {
   }
 };
 
-// ---------------------------------------------------------------- single elements (generic kernels)
+// ---------------------------------------------------------------- single elements (generic
+// kernels)
 
 __device__ __forceinline__ float e2m1_value(int code) {
   // 0 .5 1 1.5 2 3 4 6
@@ -119,9 +120,10 @@ __device__ __forceinline__ float nvfp4_element(const uint8_t* data, int64_t rows
   return e2m1_value(code) * e4m3_value(u[2048 + lane * 8 + 2 * c + half]);
 }
 
-/// Row of a bank's gate_up matrix [2 * intermediate][k] that holds gate (or up) row i: in unit panels
-/// 8 gate rows alternate with 8 up rows; plain banks hold all gate rows, then all up rows.
-__host__ __device__ constexpr bool gate_up_interleaved(bool nvfp4, int64_t intermediate, int64_t k) {
+/// Row of a bank's gate_up matrix [2 * intermediate][k] that holds gate (or up) row i: in unit
+/// panels 8 gate rows alternate with 8 up rows; plain banks hold all gate rows, then all up rows.
+__host__ __device__ constexpr bool gate_up_interleaved(bool nvfp4, int64_t intermediate,
+                                                       int64_t k) {
   return nvfp4 && intermediate % 8 == 0 && has_units(2 * intermediate, k);
 }
 __host__ __device__ constexpr int64_t gate_up_row(bool interleaved, int64_t intermediate, int64_t i,
@@ -133,7 +135,8 @@ __host__ __device__ constexpr int64_t gate_up_row(bool interleaved, int64_t inte
 __device__ __forceinline__ float weight_element(Format format, const void* data, int64_t rows,
                                                 int64_t columns, int64_t row, int64_t k) {
   if (format == Format::bf16) return to_float(static_cast<const bf16*>(data)[row * columns + k]);
-  if (format == Format::fp8) return e4m3_value(static_cast<const uint8_t*>(data)[row * columns + k]);
+  if (format == Format::fp8)
+    return e4m3_value(static_cast<const uint8_t*>(data)[row * columns + k]);
   return nvfp4_element(static_cast<const uint8_t*>(data), rows, columns, row, k);
 }
 

@@ -1,9 +1,10 @@
-// Large steps of the 35B-A3B shapes: the expert layer as grouped tensor-core products, and attention on
-// tensor cores.
+// Large steps of the 35B-A3B shapes: the expert layer as grouped tensor-core products, and
+// attention on tensor cores.
 //
-// Nine pairs a row (eight chosen experts, then the shared one as expert 256): pair = row * 9 + slot. The
-// pairs are sorted by expert on the device and cut into tiles of up to 128 columns; activations of a
-// product hold k permuted inside every block of 64, so that the decode layout of the weights serves.
+// Nine pairs a row (eight chosen experts, then the shared one as expert 256): pair = row * 9 +
+// slot. The pairs are sorted by expert on the device and cut into tiles of up to 128 columns;
+// activations of a product hold k permuted inside every block of 64, so that the decode layout of
+// the weights serves.
 #pragma once
 
 #include "kernels/cuda/decode.h"
@@ -54,13 +55,15 @@ struct GroupedArgs {
   Bank bank, shared;
   PrefillTable table;
   const void* x;  // gate_up: permuted rows; down: the output of gate_up
-  void* out;  // gate_up: [pairs][512] permuted, sorted order; down: bf16 [pairs][2048], sorted order
+  void*
+      out;  // gate_up: [pairs][512] permuted, sorted order; down: bf16 [pairs][2048], sorted order
 };
 void prefill_gate_up(const GroupedArgs& args, Stream stream);
 void prefill_down(const GroupedArgs& args, Stream stream);
 
 /// h[row] += sum over the nine pairs in slot order of weight * y.
-void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t rows, Stream stream);
+void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t rows,
+                     Stream stream);
 
 /// Causal attention of any rows, heads of 256, eight queries per KV head, BF16 or FP8 pages.
 bool can_prefill_attention(const AttentionArgs& args);

@@ -1,11 +1,11 @@
-// Causal attention of prefill rows on tensor cores: heads of 256, eight queries per KV head, paged BF16 or
-// FP8 keys and values.
+// Causal attention of prefill rows on tensor cores: heads of 256, eight queries per KV head, paged
+// BF16 or FP8 keys and values.
 //
-// CTA = (16 tokens of one sequence, KV head); warp = one of the eight heads that share the keys. A page of
-// 64 keys at a time: raw bytes by cp.async one page ahead, then BF16 tiles in shared memory (FP8 is exact
-// there), S = Q K^T, online softmax, O += P V on mma.m16n8k16. q and P are rounded to BF16.
-// Tiles are rows of 512 bytes whose 16-byte pieces are exchanged by the low bits of the row (swizzle), so
-// that ldmatrix meets no bank twice.
+// CTA = (16 tokens of one sequence, KV head); warp = one of the eight heads that share the keys. A
+// page of 64 keys at a time: raw bytes by cp.async one page ahead, then BF16 tiles in shared memory
+// (FP8 is exact there), S = Q K^T, online softmax, O += P V on mma.m16n8k16. q and P are rounded to
+// BF16. Tiles are rows of 512 bytes whose 16-byte pieces are exchanged by the low bits of the row
+// (swizzle), so that ldmatrix meets no bank twice.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/prefill.h"
 
@@ -112,15 +112,17 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionArgs ar
     uint4 out = make_uint4(0, 0, 0, 0);
     if (row < item.count) {
       const float4* q = reinterpret_cast<const float4*>(
-          args.q + (int64_t(s.first_row + item.first + row) * args.num_heads + head) * kDim + piece * 8);
-      out = make_uint4(pack_bf16(q[0].x, q[0].y), pack_bf16(q[0].z, q[0].w), pack_bf16(q[1].x, q[1].y),
-                       pack_bf16(q[1].z, q[1].w));
+          args.q + (int64_t(s.first_row + item.first + row) * args.num_heads + head) * kDim +
+          piece * 8);
+      out = make_uint4(pack_bf16(q[0].x, q[0].y), pack_bf16(q[0].z, q[0].w),
+                       pack_bf16(q[1].x, q[1].y), pack_bf16(q[1].z, q[1].w));
     }
     *reinterpret_cast<uint4*>(queries + warp * kTokens * kRowBytes + swizzled(row, piece)) = out;
   }
   const bool scaled = args.cache.type == Element::f8_e4m3;
   // Scores in units of log 2.
-  const float scale = rsqrtf(float(kDim)) * (scaled ? args.cache.k_scale : 1.0f) * 1.4426950408889634f;
+  const float scale =
+      rsqrtf(float(kDim)) * (scaled ? args.cache.k_scale : 1.0f) * 1.4426950408889634f;
   const uint32_t q_at = shared_address(queries) + warp * kTokens * kRowBytes;
   const uint32_t k_at = shared_address(tiles), v_at = k_at + kTileBytes;
   float acc[kDim / 8][4] = {};
@@ -131,7 +133,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionArgs ar
     __syncthreads();  // staging is there, and the tiles of the page before are no longer read
     unpack_page<T>(staging, tiles, keys - page * kPage);
     __syncthreads();
-    if (page + 1 < pages) load_page<T>(args, page_table[page + 1], kv_head, shared_address(staging));
+    if (page + 1 < pages)
+      load_page<T>(args, page_table[page + 1], kv_head, shared_address(staging));
     float score[8][4] = {};
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
@@ -140,7 +143,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionArgs ar
 #pragma unroll
       for (int n = 0; n < 4; ++n) {  // 16 keys
         uint32_t b[4];
-        load_matrices(k_at + swizzled(n * 16 + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2), b);
+        load_matrices(k_at + swizzled(n * 16 + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2),
+                      b);
         mma_bf16(score[2 * n], a[0], a[1], a[2], a[3], b[0], b[1]);
         mma_bf16(score[2 * n + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
       }
@@ -148,7 +152,8 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionArgs ar
     const bool masked = (page + 1) * kPage > start + 1;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int last = start + g + 8 * r - page * kPage;  // the last key of the page that the row sees
+      const int last =
+          start + g + 8 * r - page * kPage;  // the last key of the page that the row sees
       float top = -INFINITY;
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
@@ -233,8 +238,8 @@ void prefill_attention(const AttentionArgs& args, Stream stream) {
   const dim3 grid(ceil_div(args.step.rows, kTokens) + unsigned(args.step.sequences),
                   unsigned(args.num_kv_heads));
   if (args.cache.type == Element::bf16) {
-    launch("prefill_attention", attention_kernel<bf16>, grid, kThreads, shared_bytes<bf16>(), stream,
-           false, args);
+    launch("prefill_attention", attention_kernel<bf16>, grid, kThreads, shared_bytes<bf16>(),
+           stream, false, args);
   } else {
     launch("prefill_attention", attention_kernel<__nv_fp8_e4m3>, grid, kThreads,
            shared_bytes<__nv_fp8_e4m3>(), stream, false, args);

@@ -1,12 +1,12 @@
 // The expert layer of large steps: norm, routing, tiles, two grouped products, weighted sum.
 //
-// Grouped product: operands are swapped, 64 weight rows are wgmma's M (four 16-row panels, one per warp,
-// decoded straight into the A registers), tokens are its N. A lane of a unit holds 16 consecutive k of its
-// two rows, which is not the order of the A registers, so the activations are stored with k permuted inside
-// every block of 64. CTA = one producer warpgroup (bulk copies of units; cp.async gathers of token rows into
-// 128-byte swizzled tiles) and two consumer warpgroups of 2 x 64 weight rows each.
-// ptxas: waits, then decode + fence + wgmma in one block, or it serialises them (C7513); two N variants per
-// kernel, not more (C7512).
+// Grouped product: operands are swapped, 64 weight rows are wgmma's M (four 16-row panels, one per
+// warp, decoded straight into the A registers), tokens are its N. A lane of a unit holds 16
+// consecutive k of its two rows, which is not the order of the A registers, so the activations are
+// stored with k permuted inside every block of 64. CTA = one producer warpgroup (bulk copies of
+// units; cp.async gathers of token rows into 128-byte swizzled tiles) and two consumer warpgroups
+// of 2 x 64 weight rows each. ptxas: waits, then decode + fence + wgmma in one block, or it
+// serialises them (C7513); two N variants per kernel, not more (C7512).
 #include "kernels/cuda/nvfp4.cuh"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/route.cuh"
@@ -15,7 +15,8 @@
 namespace nibble::cuda {
 namespace {
 
-constexpr int kSlots = kRouted + 1, kGateUpRowTiles = 2 * kInner / 256, kDownRowTiles = kHidden / 256;
+constexpr int kSlots = kRouted + 1, kGateUpRowTiles = 2 * kInner / 256,
+              kDownRowTiles = kHidden / 256;
 
 /// Where element k of an activation row is stored.
 __host__ __device__ constexpr int permuted_k(int k) {
@@ -32,8 +33,8 @@ __global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
   const float4* from = reinterpret_cast<const float4*>(args.h + row * kHidden + k);
   const float4* weight = reinterpret_cast<const float4*>(args.weight + k);
   const float4 a = from[0], b = from[1], wa = weight[0], wb = weight[1];
-  const float square = a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y +
-                       b.z * b.z + b.w * b.w;
+  const float square =
+      a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
   const float r = rsqrtf(block_sum(square) / kHidden + args.eps);
   uint32_t w[4] = {pack_bf16(a.x * r * (1.0f + wa.x), a.y * r * (1.0f + wa.y)),
                    pack_bf16(a.z * r * (1.0f + wa.z), a.w * r * (1.0f + wa.w)),
@@ -54,8 +55,9 @@ __global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
   if (threadIdx.x == 0) args.logits[row * kLogitStride + kExperts] = dot;
 }
 
-/// A warp per row. A pair's rank among its expert's pairs is handed out by counters; it goes to `position`
-/// until the begins are known. Any order gives the same sums: columns of a product do not meet.
+/// A warp per row. A pair's rank among its expert's pairs is handed out by counters; it goes to
+/// `position` until the begins are known. Any order gives the same sums: columns of a product do
+/// not meet.
 __global__ void __launch_bounds__(256) route_kernel(PrefillRouteArgs args) {
   __shared__ int ids[8][16];
   __shared__ float weights[8][16];
@@ -97,8 +99,9 @@ __device__ __forceinline__ int scan_block(int x) {
   return x;
 }
 
-/// One CTA: begins, and the tiles of experts by falling count. A list of widths 96 and 128 and one of 32
-/// and 64 for each product; the row tiles of the same columns lie behind each other. Leaves the counters at zero.
+/// One CTA: begins, and the tiles of experts by falling count. A list of widths 96 and 128 and one
+/// of 32 and 64 for each product; the row tiles of the same columns lie behind each other. Leaves
+/// the counters at zero.
 __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
   constexpr int kIds = kExperts + 1;
   __shared__ int count[kIds], first[kIds], order[kIds], wide_ends[kIds], narrow_ends[kIds];
@@ -165,7 +168,8 @@ struct Shape {
   static constexpr int kK = kGateUp ? kHidden : kInner;
   static constexpr int kTileRows = 128 * kMT, kPanels = kTileRows / 16, kUnits = kK / kUnitK;
   static constexpr int kSlotA = kPanels * kUnitBytes, kSlotB = kMaxN * 128;
-  // One row of staging = the outputs of one token from one warpgroup (+ 16 bytes against bank conflicts).
+  // One row of staging = the outputs of one token from one warpgroup (+ 16 bytes against bank
+  // conflicts).
   static constexpr int kOutBytes = 64 * kMT * (kGateUp ? 1 : 2), kPitch = kOutBytes + 16;
   static constexpr int kOffsetA = kStagesB * kSlotB;
   static constexpr int kOffsetStaging = kOffsetA + (kStagesA * kSlotA + 1023) / 1024 * 1024;
@@ -198,7 +202,9 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t at, uint32_t 
                : "memory");
 }
 /// x * sigmoid(x) without an IEEE division.
-__device__ __forceinline__ float silu_fast(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+__device__ __forceinline__ float silu_fast(float x) {
+  return __fdividef(x, 1.0f + __expf(-x));
+}
 
 __device__ __forceinline__ const Bank& bank_of(const GroupedArgs& args, int expert) {
   return expert == kExperts ? args.shared : args.bank;
@@ -247,11 +253,13 @@ __device__ __forceinline__ void produce(const LaunchArgs& args, int tile_count, 
         if (i * 16 < tile.columns) {
           asm volatile(
               "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + slot * S::kSlotB + i * 2048),
-              "l"(static_cast<const bf16*>(grouped.x) + size_t(row[i]) * S::kK + k * 64 + column * 8)
+              "l"(static_cast<const bf16*>(grouped.x) + size_t(row[i]) * S::kK + k * 64 +
+                  column * 8)
               : "memory");
         }
       }
-      // Arrives when this thread's copies have landed; the consumers put a proxy fence before wgmma.
+      // Arrives when this thread's copies have landed; the consumers put a proxy fence before
+      // wgmma.
       asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
                        shared_address(&ring.full_b[slot]))
                    : "memory");
@@ -262,8 +270,8 @@ __device__ __forceinline__ void produce(const LaunchArgs& args, int tile_count, 
 
 /// Scale, SiLU * up, rows turned into tokens through shared memory, whole lines stored.
 template <typename S, int N>
-__device__ __forceinline__ void finish_tile(const LaunchArgs& args, const Tile& tile, uint8_t* shared,
-                                            float (&acc)[S::kMT][N / 2]) {
+__device__ __forceinline__ void finish_tile(const LaunchArgs& args, const Tile& tile,
+                                            uint8_t* shared, float (&acc)[S::kMT][N / 2]) {
   const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   constexpr int kPitch = S::kPitch;
   uint8_t* staging = shared + S::kOffsetStaging + group * S::kMaxN * kPitch;
@@ -326,7 +334,8 @@ __device__ __forceinline__ void consume(const LaunchArgs& args, const Tile& tile
   const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   float acc[S::kMT][N / 2];
   uint32_t a[2][16];
-  // Explicit zeros: accumulators that are read before they are written count as live in all N variants.
+  // Explicit zeros: accumulators that are read before they are written count as live in all N
+  // variants.
 #pragma unroll
   for (int i = 0; i < S::kMT * N / 2; ++i) acc[i / (N / 2)][i % (N / 2)] = 0.0f;
   const uint32_t tiles_b = shared_address(shared);
@@ -345,7 +354,8 @@ __device__ __forceinline__ void consume(const LaunchArgs& args, const Tile& tile
       const uint4 codes = *reinterpret_cast<const uint4*>(unit + chunk * 512 + lane * 16);
       const uint32_t scales =
           *reinterpret_cast<const uint16_t*>(unit + 2048 + lane * 8 + 2 * chunk);
-      wgmma_wait<1>();  // the products before the last ones are done: a[mt] and an earlier B slot are free
+      wgmma_wait<1>();  // the products before the last ones are done: a[mt] and an earlier B slot
+                        // are free
       if (mt == 1 && k > 0) {
         if (lane == 0) barrier_arrive(&ring.empty_b[(ib + S::kStagesB - 1) % S::kStagesB]);
       }
@@ -468,12 +478,16 @@ void prefill_route(const PrefillRouteArgs& args, Stream stream) {
   launch("prefill_route", route_kernel, dim3(ceil_div(args.rows, 8)), 256, 0, stream, false, args);
   launch("prefill_table", table_kernel, dim3(1), 1024, 0, stream, false, args);
   const int pairs = static_cast<int>(args.rows) * kSlots;
-  launch("prefill_place", place_kernel, dim3(ceil_div(pairs, 256)), 256, 0, stream, false, args.table,
-         pairs);
+  launch("prefill_place", place_kernel, dim3(ceil_div(pairs, 256)), 256, 0, stream, false,
+         args.table, pairs);
 }
 
-void prefill_gate_up(const GroupedArgs& args, Stream stream) { launch_grouped<true>(args, stream); }
-void prefill_down(const GroupedArgs& args, Stream stream) { launch_grouped<false>(args, stream); }
+void prefill_gate_up(const GroupedArgs& args, Stream stream) {
+  launch_grouped<true>(args, stream);
+}
+void prefill_down(const GroupedArgs& args, Stream stream) {
+  launch_grouped<false>(args, stream);
+}
 
 void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t rows,
                      Stream stream) {

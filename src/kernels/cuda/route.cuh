@@ -6,8 +6,9 @@
 
 namespace nibble::cuda {
 
-/// Top 8 of 256 logits and their softmax, by one warp; ties: lowest index. logits[256] is the shared
-/// gate. Reads past L1, so it may run before grid_wait(). ids and weights: falling order, shared last.
+/// Top 8 of 256 logits and their softmax, by one warp; ties: lowest index. logits[256] is the
+/// shared gate. Reads past L1, so it may run before grid_wait(). ids and weights: falling order,
+/// shared last.
 __device__ __forceinline__ void route_one_row(const float* logits, int* ids, float* weights) {
   const int lane = threadIdx.x % 32;
   uint32_t key[8];  // monotone in the logit, 0 = taken; the lane holds experts 8 * lane .. + 7
