@@ -12,7 +12,7 @@ report() {
   build/release/nibble eval ppl "$model" --data models/demo/eval/heldout_generated.txt \
     --mode documents || return 1
   # shellcheck disable=SC2016  # the inner shell expands it
-  scripts/with_server "$model" -- sh -c 'models/demo/eval/run_suite.py "$NIBBLE_URL/v1"'
+  scripts/with_server "$model" -- sh -c 'python3 models/demo/eval/run_suite.py "$NIBBLE_URL/v1"'
   status=$?
   echo "== $model: suite exit status $status"
   return "$status"
