@@ -22,6 +22,8 @@ namespace fs = std::filesystem;
 // Files of our own inside a partial folder begin like this.
 constexpr const char* kNotePrefix = ".nibble-";
 constexpr const char* kJobNote = ".nibble-job";
+// Stands while publish() removes the other notes: what is left then cannot be continued.
+constexpr const char* kPublishingNote = ".nibble-0-publishing";
 
 Error filesystem_error(const std::string& path, const std::error_code& code) {
   return errno_error(path, code.value());
@@ -116,7 +118,8 @@ Result<void> OutputFolder::claim(const std::string& job) {
   }
   const std::string fingerprint = sha256_hex(std::as_bytes(std::span(job))) + "\n";
   const Result<std::string> earlier = read_file(file(kJobNote));
-  continues_ = earlier.ok() && earlier.value() == fingerprint;
+  continues_ =
+      earlier.ok() && earlier.value() == fingerprint && !file_exists(file(kPublishingNote));
   if (continues_) return {};
   NIBBLE_RETURN_IF_ERROR(remove_all_but_job(partial_));
   return write_file_atomic(file(kJobNote), fingerprint);
@@ -147,9 +150,11 @@ Result<void> OutputFolder::swap_with_old() {
 
 Result<void> OutputFolder::publish() {
   std::error_code failure;
+  NIBBLE_RETURN_IF_ERROR(write_file_atomic(file(kPublishingNote), ""));
   NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(partial_));
   for (const std::string& name : names) {
-    const bool is_note = name.starts_with(kNotePrefix) && name != kJobNote;
+    const bool is_note =
+        name.starts_with(kNotePrefix) && name != kJobNote && name != kPublishingNote;
     if (is_note || name.ends_with(".tmp")) fs::remove(file(name), failure);
   }
   NIBBLE_RETURN_IF_ERROR(sync_directory(partial_));
@@ -159,10 +164,10 @@ Result<void> OutputFolder::publish() {
     fs::rename(partial_, destination_, failure);
     if (failure) return filesystem_error(partial_, failure);
   }
-  const std::string parent = fs::absolute(destination_).parent_path().string();
-  NIBBLE_RETURN_IF_ERROR(sync_directory(parent));
+  // Killed here, a finished folder keeps two small hidden files.
+  fs::remove(destination_ + "/" + kPublishingNote, failure);
   fs::remove(destination_ + "/" + kJobNote, failure);
-  return {};
+  return sync_directory(fs::absolute(destination_).parent_path().string());
 }
 
 void OutputFolder::discard() {

@@ -43,7 +43,8 @@ class OutputFolder {
   /// True when open() found work of the same job.
   bool continues() const { return continues_; }
 
-  /// Gives the folder its name. An old destination is replaced in one step and then removed.
+  /// Gives the folder its name. An old destination is replaced in one step and then removed. Killed
+  /// on the way, the same job starts over, or the finished folder keeps a hidden note of ours.
   Result<void> publish();
 
   /// Removes the partial folder and all that is in it.
