@@ -24,6 +24,9 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// Gives the pages read so far back to the page cache, so that they are not counted as resident;
+  /// they are mapped again when touched. Any thread.
+  void release_pages() const;
 
  private:
   explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}

@@ -126,8 +126,11 @@ class Device {
                               const formats::Nvfp4Rules& rules, uint8_t* codes,
                               uint8_t* block_scales);
   /// Block scales by search (formats/nvfp4_search.h): block_scales [N][K/16].
-  virtual void search_nvfp4_scales(ConstTensorView matrix, const formats::ScaleSearch& search,
-                                   uint8_t* block_scales);
+  void search_nvfp4_scales(ConstTensorView matrix, const formats::ScaleSearch& search,
+                           uint8_t* block_scales);
+  /// The same for one row, with the bytes of formats::search_nvfp4_scales; any thread.
+  virtual void search_row(std::span<const float> row, const formats::ScaleSearch& search,
+                          uint8_t* block_scales) const;
   /// NVFP4 codes [N][K/2] for given block scales.
   virtual void encode_nvfp4(ConstTensorView matrix, float tensor_scale, const uint8_t* block_scales,
                             uint8_t* codes);

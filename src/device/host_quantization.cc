@@ -85,8 +85,13 @@ void Device::search_nvfp4_scales(ConstTensorView matrix, const formats::ScaleSea
                                  uint8_t* block_scales) {
   const int64_t columns = block_columns(matrix);
   for_rows(*this, matrix, [&](int64_t, int64_t r, const std::vector<float>& row) {
-    formats::search_nvfp4_scales(row, search, block_scales + r * columns / 16);
+    search_row(row, search, block_scales + r * columns / 16);
   });
+}
+
+void Device::search_row(std::span<const float> row, const formats::ScaleSearch& search,
+                        uint8_t* block_scales) const {
+  formats::search_nvfp4_scales(row, search, block_scales);
 }
 
 void Device::encode_nvfp4(ConstTensorView matrix, float tensor_scale, const uint8_t* block_scales,

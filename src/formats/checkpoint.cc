@@ -201,6 +201,10 @@ ConstTensorView Checkpoint::view(std::string_view name) const {
   return entry == nullptr ? ConstTensorView() : shards_[entry->shard].view(*entry->tensor);
 }
 
+void Checkpoint::release_pages() const {
+  for (const SafetensorsReader& shard : shards_) shard.release_pages();
+}
+
 std::string Checkpoint::shard_path(std::string_view name) const {
   const Entry* entry = find_entry(name);
   return entry == nullptr ? "" : shards_[entry->shard].path();

@@ -39,6 +39,9 @@ class Checkpoint {
   /// Bytes of all tensors, without headers.
   size_t total_bytes() const;
   const std::vector<SafetensorsReader>& shards() const { return shards_; }
+  /// For readers that walk through a model once: views stay valid, the pages behind them are let go
+  /// (MappedFile::release_pages).
+  void release_pages() const;
 
  private:
   struct Entry {

@@ -32,15 +32,6 @@ float rounded_to_e2m1(float magnitude) {
   return (x + step) - step;
 }
 
-// Sum of 16 in four chains: fixed order, and the compiler keeps them in one vector.
-float sum_of(const float* values) {
-  float lanes[4] = {values[0], values[1], values[2], values[3]};
-  for (int i = 4; i < kBlock; i += 4) {
-    for (int lane = 0; lane < 4; ++lane) lanes[lane] += values[i + lane];
-  }
-  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
-}
-
 // One block of 16 weights and how its error is weighed.
 class Block {
  public:
@@ -82,20 +73,21 @@ class Block {
 
  private:
   static float squared(const float* errors) {
-    float squares[kBlock];
-    for (int i = 0; i < kBlock; ++i) squares[i] = errors[i] * errors[i];
-    return sum_of(squares);
+    float loss = 0;
+    for (int i = 0; i < kBlock; ++i) loss += errors[i] * errors[i];
+    return loss;
   }
 
-  // errors hold |w| - |w'|; the sign of each weight puts the true error back.
+  // errors hold |w| - |w'|; the sign of each weight puts the true error back. Every pair once.
   float weighted(float* errors) const {
     for (int i = 0; i < kBlock; ++i) errors[i] = std::copysign(1.0f, weights_[i]) * errors[i];
-    float product[kBlock] = {};
+    float loss = 0;
     for (int i = 0; i < kBlock; ++i) {
-      for (int j = 0; j < kBlock; ++j) product[j] += errors[i] * moments_[i * kBlock + j];
+      float sum = moments_[i * kBlock + i] * errors[i];
+      for (int j = i + 1; j < kBlock; ++j) sum += 2.0f * moments_[i * kBlock + j] * errors[j];
+      loss += sum * errors[i];
     }
-    for (int j = 0; j < kBlock; ++j) product[j] *= errors[j];
-    return sum_of(product);
+    return loss;
   }
 
   const float* weights_;
@@ -157,6 +149,15 @@ void search_nvfp4_scales(std::span<const float> row, const ScaleSearch& search,
       block_scales[b] = block.best_of_all();
     }
   }
+}
+
+std::array<float, 128> nvfp4_scale_units(float tensor_scale) {
+  std::array<float, 128> units{};
+  for (size_t i = 0; i < units.size(); ++i) {
+    const auto byte = static_cast<uint8_t>(std::min<size_t>(i + 1, kLargestByte));
+    units[i] = e4m3_to_f32(byte) * tensor_scale;
+  }
+  return units;
 }
 
 double nvfp4_block_loss(std::span<const float> block, float tensor_scale, uint8_t scale,

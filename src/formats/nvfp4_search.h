@@ -8,6 +8,7 @@
 
 #include "formats/nvfp4_rules.h"
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -27,6 +28,10 @@ float tensor_scale_for(ScaleMethod method, float amax, ScalarDivision division);
 /// all-zero block gets 0x38 (1.0). Never a zero or a NaN byte.
 void search_nvfp4_scales(std::span<const float> row, const ScaleSearch& search,
                          uint8_t* block_scales);
+
+/// What one step of a code is worth under each scale byte: value of byte i + 1 times the tensor's
+/// scale, for 0x7E bytes; the last is repeated to fill the array.
+std::array<float, 128> nvfp4_scale_units(float tensor_scale);
 
 /// Loss of a block of 16 for one scale byte, in double, as the methods measure it: sum of squared
 /// errors, or error^T H error with `moments` ([16][16]). For tests and reports.

@@ -62,6 +62,8 @@ class SafetensorsReader {
   ConstTensorView view(const TensorInfo& tensor) const {
     return {bytes(tensor).data(), tensor.dtype, tensor.shape};
   }
+  /// MappedFile::release_pages.
+  void release_pages() const { file_.release_pages(); }
 
  private:
   SafetensorsReader(std::string path, MappedFile file, SafetensorsHeader header)

@@ -22,6 +22,8 @@ class CheckpointSource : public WeightSource {
 
   const formats::ModelConfig& config() const override { return config_; }
   const NamePrefix& prefix() const { return prefix_; }
+  /// Checkpoint::release_pages.
+  void release_pages() const { checkpoint_.release_pages(); }
   /// True if layer's routed experts are stored as fused banks.
   bool has_fused_experts(int layer) const;
 

@@ -115,6 +115,7 @@ class Calibrator {
   Result<void> run_layer(int index) {
     NIBBLE_ASSIGN_OR_RETURN(const model::LoadedLayer layer,
                             model::LoadedLayer::load(device_, source_, index));
+    source_.release_pages();
     observer_.start_layer(index);
     for (SequenceRun& run : runs_) {
       decoder_.layer(run.plan(caches_.pages(), &observer_), layer.weights(), caches_.cache(),

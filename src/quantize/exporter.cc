@@ -270,6 +270,7 @@ Result<void> Exporter::write_group(std::vector<Matrix> group) {
     }
     NIBBLE_RETURN_IF_ERROR(write_nvfp4(matrix, amax));
   }
+  source_.release_pages();
   return {};
 }
 
@@ -319,7 +320,10 @@ Result<void> Exporter::write_layer(int layer) {
 }
 
 Result<void> Exporter::write_tensors() {
-  for (const std::string& name : layout_.copies) NIBBLE_RETURN_IF_ERROR(write_copy(name));
+  for (const std::string& name : layout_.copies) {
+    NIBBLE_RETURN_IF_ERROR(write_copy(name));
+    source_.release_pages();
+  }
   for (int layer = 0; layer < source_.config().num_hidden_layers; ++layer) {
     NIBBLE_RETURN_IF_ERROR(write_layer(layer));
   }

@@ -41,6 +41,7 @@ Result<void> check_finite(const formats::Checkpoint& checkpoint,
     const int64_t count = count_not_finite(view);
     if (count > 0) problems.add(fmt::format("{}: {} of its values are not finite", name, count));
     done += static_cast<int64_t>(view.bytes());
+    checkpoint.release_pages();
   }
   progress(total, total);
   if (problems.empty()) return {};

@@ -155,6 +155,8 @@ class Verifier {
       }
       measure(pair);
     }
+    original_.checkpoint.release_pages();
+    quantized_.checkpoint.release_pages();
   }
 
   void check_nvfp4(const Pair& pair) {

@@ -1,6 +1,7 @@
 #include "device/cpu/cpu_device.h"
 
 #include "device/cpu/cpu_device_impl.h"
+#include "formats/nvfp4_search.h"
 #include "kernels/cpu/rope/rope_table.h"
 
 #include <sys/mman.h>
@@ -164,6 +165,21 @@ void CpuDevice::for_rows(int64_t rows, const Body& body) {
     const int64_t first = task * kRowsPerTask;
     body(first, std::min(rows, first + kRowsPerTask));
   });
+}
+
+void CpuDevice::search_row(std::span<const float> row, const formats::ScaleSearch& search,
+                           uint8_t* block_scales) const {
+  if (search.method == formats::ScaleMethod::four_over_six) {
+    Device::search_row(row, search, block_scales);
+    return;
+  }
+  const float tensor_scale =
+      formats::tensor_scale_for(search.method, search.amax, search.rules.division);
+  const auto units = formats::nvfp4_scale_units(tensor_scale);
+  const bool weighted = search.method == formats::ScaleMethod::hessian;
+  kernels_.scale_search.best_scales({row.data(), static_cast<int64_t>(row.size() / 16),
+                                     units.data(), weighted ? search.moments : nullptr,
+                                     block_scales});
 }
 
 void CpuDevice::embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) {

@@ -42,6 +42,8 @@ class CpuDevice final : public Device {
                     std::byte* destination) override;
 
   void host_tasks(int64_t count, TaskRef task) override { pool_.parallel_for(count, task); }
+  void search_row(std::span<const float> row, const formats::ScaleSearch& search,
+                  uint8_t* block_scales) const override;
 
   void embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) override;
   void sample(const SamplePlan& plan, ConstTensorView logits, SampleResult* results) override;

@@ -12,6 +12,7 @@
 #include "kernels/cpu/norm/norm.h"
 #include "kernels/cpu/rope/rope.h"
 #include "kernels/cpu/route/route.h"
+#include "kernels/cpu/scale_search/scale_search.h"
 
 namespace nibble::cpu {
 
@@ -25,6 +26,7 @@ struct OperationKernels {
   const NormKernels& norm;
   const RopeKernels& rope;
   const RouteKernels& route;
+  const ScaleSearchKernels& scale_search;
 };
 
 /// Index = IsaLevel (base/cpu_features.h): scalar, avx2, avx512, avx512_dot. Aborts beyond.
