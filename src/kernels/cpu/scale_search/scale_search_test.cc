@@ -1,9 +1,12 @@
-// Tests for the scale search: every level gives the bytes of formats/nvfp4_search.cc.
+// Tests for the scale search: every level gives the bytes of formats/nvfp4_search.cc, and their
+// loss is the smallest of all scale bytes by the double reference, up to what f32 losses may differ
+// by (derived in kernels/reference/scale_search.cc).
 #include "kernels/cpu/scale_search/scale_search.h"
 
 #include "formats/nvfp4_encode.h"
 #include "formats/nvfp4_search.h"
 #include "kernels/cpu/common/operation_test.h"
+#include "kernels/reference/scale_search.h"
 
 #include <span>
 
@@ -53,6 +56,34 @@ void compare(const float* moments) {
     level->scale_search.best_scales({weights.data(), kBlocks, units.data(), moments, found.data()});
     EXPECT_EQ(found, wanted);
   }
+}
+
+void compare_with_reference(const float* moments) {
+  const std::vector<float> weights = random_weights();
+  const float amax = formats::max_magnitude(weights);
+  const auto method =
+      moments == nullptr ? formats::ScaleMethod::mse : formats::ScaleMethod::hessian;
+  const float tensor_scale = formats::tensor_scale_for(method, amax, {});
+  const auto units = formats::nvfp4_scale_units(tensor_scale);
+  for (const OperationKernels* level : supported_operations()) {
+    std::vector<uint8_t> found(kBlocks);
+    level->scale_search.best_scales({weights.data(), kBlocks, units.data(), moments, found.data()});
+    for (int64_t b = 0; b < kBlocks; ++b) {
+      const float* block = weights.data() + b * 16;
+      // Zero moments fall back to the squared error.
+      const float* h = moments == nullptr || b % 13 == 0 ? nullptr : moments + b * 256;
+      const auto best = reference::smallest_block_loss(block, tensor_scale, h);
+      const auto loss =
+          reference::block_loss(block, tensor_scale, found[static_cast<size_t>(b)], h);
+      EXPECT_LE(loss.value, best.value + best.f32_bound + loss.f32_bound)
+          << level->level << " block " << b << " byte " << int{found[static_cast<size_t>(b)]};
+    }
+  }
+}
+
+TEST(ScaleSearch, LossIsTheSmallestByTheDoubleReference) {
+  compare_with_reference(nullptr);
+  compare_with_reference(random_moments().data());
 }
 
 TEST(ScaleSearch, SquaredErrorIsTheSameAtEveryLevel) {
