@@ -123,22 +123,6 @@ Result<int64_t> json_int_or(const Json& object, const std::string& key, int64_t 
   return type_error(what, key, *found, "an integer");
 }
 
-Result<double> json_number_or(const Json& object, const std::string& key, double fallback,
-                              const std::string& what) {
-  const Json* found = member(object, key);
-  if (found == nullptr) return fallback;
-  if (found->is_number()) return found->get<double>();
-  return type_error(what, key, *found, "a number");
-}
-
-Result<bool> json_bool_or(const Json& object, const std::string& key, bool fallback,
-                          const std::string& what) {
-  const Json* found = member(object, key);
-  if (found == nullptr) return fallback;
-  if (found->is_boolean()) return found->get<bool>();
-  return type_error(what, key, *found, "true or false");
-}
-
 Result<std::string> json_string(const Json& object, const std::string& key,
                                 const std::string& what) {
   const Json* found = member(object, key);

@@ -41,10 +41,6 @@ std::string dump_json(const OrderedJson& json, int indent = -1);
 Result<int64_t> json_int(const Json& object, const std::string& key, const std::string& what);
 Result<int64_t> json_int_or(const Json& object, const std::string& key, int64_t fallback,
                             const std::string& what);
-Result<double> json_number_or(const Json& object, const std::string& key, double fallback,
-                              const std::string& what);
-Result<bool> json_bool_or(const Json& object, const std::string& key, bool fallback,
-                          const std::string& what);
 Result<std::string> json_string(const Json& object, const std::string& key,
                                 const std::string& what);
 Result<std::string> json_string_or(const Json& object, const std::string& key,

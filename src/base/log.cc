@@ -17,47 +17,18 @@ spdlog::logger& sink() {
   return *logger;
 }
 
-spdlog::level::level_enum spdlog_level(LogLevel level) {
-  switch (level) {
-    case LogLevel::debug:
-      return spdlog::level::debug;
-    case LogLevel::info:
-      return spdlog::level::info;
-    case LogLevel::warning:
-      return spdlog::level::warn;
-    case LogLevel::error:
-      return spdlog::level::err;
-  }
-  return spdlog::level::info;
-}
-
-std::string json_escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else {
-      out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-  }
-  return out;
-}
-
-bool json_lines = false;
-
 }  // namespace
 
-void configure_log(LogLevel level, LogFormat format) {
-  sink().set_level(spdlog_level(level));
-  json_lines = format == LogFormat::json;
-  if (json_lines) {
-    sink().set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e","level":"%l","message":"%v"})");
-  }
+void log_info(const std::string& message) {
+  sink().info("{}", message);
 }
 
-void log(LogLevel level, const std::string& message) {
-  sink().log(spdlog_level(level), "{}", json_lines ? json_escaped(message) : message);
+void log_warning(const std::string& message) {
+  sink().warn("{}", message);
+}
+
+void log_error(const std::string& message) {
+  sink().error("{}", message);
 }
 
 }  // namespace nibble

@@ -28,8 +28,6 @@ enum class ErrorCode {
   internal,
 };
 
-const char* error_code_name(ErrorCode code);
-
 /// A failure as data. The message names the operation, the value found, the value wanted and where.
 struct Error {
   ErrorCode code = ErrorCode::internal;

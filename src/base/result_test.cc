@@ -65,15 +65,6 @@ TEST(Result, ContextGoesInFrontAndKeepsTheCode) {
   EXPECT_EQ(error.message, "while reading a.bin: header too long");
 }
 
-TEST(Result, EveryCodeHasItsOwnName) {
-  std::set<std::string> names;
-  for (int code = 0; code <= static_cast<int>(ErrorCode::internal); ++code) {
-    names.insert(error_code_name(static_cast<ErrorCode>(code)));
-  }
-  EXPECT_EQ(names.size(), static_cast<size_t>(ErrorCode::internal) + 1);
-  EXPECT_EQ(names.count("unknown"), 0u);
-}
-
 TEST(ResultDeathTest, ValueOfAFailureAbortsWithItsMessage) {
   const Result<int> bad = half(7);
   EXPECT_DEATH((void)bad.value(), "value\\(\\) of a failed Result.*odd: 7");

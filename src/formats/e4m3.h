@@ -14,10 +14,6 @@ namespace nibble::formats {
 constexpr float kE4m3Max = 448.0f;
 constexpr float kE4m3MinSubnormal = 0x1p-9f;
 
-[[maybe_unused]] static constexpr bool e4m3_is_nan(uint8_t code) {
-  return (code & 0x7F) == 0x7F;
-}
-
 /// Decode table, indexed by the byte. NaN entries are the quiet NaN 0x7FC00000 with the code's
 /// sign.
 struct E4m3Table {

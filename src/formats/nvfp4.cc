@@ -15,12 +15,6 @@ void nvfp4_decode_row(const uint8_t* codes, const uint8_t* scales, float tensor_
   }
 }
 
-void nvfp4_pack_row(const uint8_t* codes, int64_t k, uint8_t* packed) noexcept {
-  for (int64_t i = 0; i < k / 2; ++i) {
-    packed[i] = static_cast<uint8_t>((codes[2 * i] & 15) | (codes[2 * i + 1] & 15) << 4);
-  }
-}
-
 bool nvfp4_scales_have_nan(const uint8_t* scales, int64_t count) noexcept {
   // Branch-free so that the compiler vectorises it: this reads a ninth of a checkpoint.
   uint8_t found = 0;

@@ -32,9 +32,6 @@ constexpr float kNvfp4Max = 2688.0f;
 void nvfp4_decode_row(const uint8_t* codes, const uint8_t* scales, float tensor_scale, int64_t k,
                       float* out) noexcept;
 
-/// Packs k codes (one a byte, 0..15) into k/2 bytes.
-void nvfp4_pack_row(const uint8_t* codes, int64_t k, uint8_t* packed) noexcept;
-
 /// True when one of the scale bytes is NaN (0x7F or 0xFF).
 bool nvfp4_scales_have_nan(const uint8_t* scales, int64_t count) noexcept;
 

@@ -97,7 +97,6 @@ Result<void> ModelExecutor::run(const Step& step, std::span<device::SampleResult
   NIBBLE_CHECK(results.size() == step.samples.size(), "one result per sample", results.size(),
                step.samples.size());
   device::StepPlan plan = buffers_->load(step);
-  plan.observer = observer_;
   plan.routing_log = routing_log_;
   const TensorView hidden = hidden_.slice_rows(0, plan.num_rows);
   const TensorView logits = logits_.slice_rows(0, plan.num_logit_rows);

@@ -52,7 +52,6 @@ class ModelExecutor final : public Executor {
   int32_t vocab_size() const override { return options_.vocab_limit; }
 
   /// For the following steps; null: none (device/step_plan.h).
-  void set_observer(device::Observer* observer) { observer_ = observer; }
   void set_routing_log(int32_t* log) { routing_log_ = log; }
 
   /// Logits of the last step [logit rows][V] f32 in device memory, until the next run().
@@ -75,7 +74,6 @@ class ModelExecutor final : public Executor {
   TensorView hidden_;  // [rows][H] f32
   TensorView logits_;  // [logit rows][V] f32
   ConstTensorView last_logits_;
-  device::Observer* observer_ = nullptr;
   int32_t* routing_log_ = nullptr;
 };
 

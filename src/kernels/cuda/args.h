@@ -192,10 +192,9 @@ void delta_chunked(const GatedDeltaArgs& args, Stream stream);
 size_t delta_scratch_floats(int64_t max_rows, int32_t num_value_heads);
 void gated_delta(const GatedDeltaArgs& args, Stream stream);
 
-// ---- Random data on the device (dummy weights): the streams of base/rng.h
+// ---- Random data on the device: the streams of base/rng.h
 
 void fill_random_bytes(void* out, size_t bytes, uint64_t seed, uint64_t keep, uint64_t add,
                        Stream stream);
-void fill_random_bf16(void* out, size_t count, uint64_t seed, float limit, Stream stream);
 
 }  // namespace nibble::cuda

@@ -138,18 +138,6 @@ __global__ void random_bytes_kernel(uint64_t* out, size_t words, uint64_t seed, 
   if (i < words) out[i] = (random_bits(seed, i) & keep) + add;
 }
 
-__global__ void random_bf16_kernel(bf16* out, size_t count, uint64_t seed, float limit) {
-  const size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x;
-  if (4 * i >= count) return;
-  const uint64_t bits = random_bits(seed, i);
-  for (int j = 0; j < 4; ++j) {
-    const auto integer = static_cast<int16_t>(bits >> (16 * j));
-    if (4 * i + j < count) {
-      out[4 * i + j] = __float2bfloat16(static_cast<float>(integer) * (limit / 32768.0f));
-    }
-  }
-}
-
 }  // namespace
 
 void embed(const EmbedArgs& args, Stream stream) {
@@ -219,11 +207,6 @@ void fill_random_bytes(void* out, size_t bytes, uint64_t seed, uint64_t keep, ui
   const size_t words = (bytes + 7) / 8;
   launch("random_bytes", random_bytes_kernel, dim3(ceil_div(int64_t(words), kThreads)), kThreads, 0,
          stream, false, static_cast<uint64_t*>(out), words, seed, keep, add_bits);
-}
-
-void fill_random_bf16(void* out, size_t count, uint64_t seed, float limit, Stream stream) {
-  launch("random_bf16", random_bf16_kernel, dim3(ceil_div(int64_t(count), 4 * kThreads)), kThreads,
-         0, stream, false, static_cast<bf16*>(out), count, seed, limit);
 }
 
 }  // namespace nibble::cuda

@@ -56,7 +56,6 @@ class Interpreter {
   void execute_call_block(const Statement& statement);
   void execute_set_block(const Statement& statement);
   void execute_with(const Statement& statement);
-  void execute_block(const Statement& statement);
   void execute_in_scope(const Body& body, Scope* parent);
   std::string capture(const Body& body, Scope* parent);
   void print(const Value& value);

@@ -15,7 +15,6 @@ namespace nibble::tokenizer::jinja {
 std::u32string decode_text(std::string_view text);
 std::string encode_text(std::u32string_view code_points);
 std::string encode_text(char32_t code_point);
-bool is_ascii(std::string_view text);
 size_t text_length(std::string_view text);
 /// Byte offset of the code point with this index; text.size() at or past the end.
 size_t byte_offset(std::string_view text, size_t index);
