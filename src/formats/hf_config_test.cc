@@ -169,6 +169,8 @@ const Edit kRefused[] = {
     {"/vision_config/num_heads", "3", "not a multiple of 4 * num_heads"},
     {"/vision_config/hidden_act", R"("relu")", "hidden_act: found \"relu\""},
     {"/quantization_config", R"({"quant_method":"fp8"})", "quant_method: found \"fp8\""},
+    {"/quantization_config", R"({"quant_method":"compressed-tensors","format":"pack-quantized"})",
+     "format: found \"pack-quantized\""},
     {"/quantization_config", R"({"quant_method":"modelopt"})", "quant_algo: missing"},
     {"/quantization_config", R"({"quant_method":"modelopt","quant_algo":"NVFP4","group_size":32})",
      "group_size: found 32"},

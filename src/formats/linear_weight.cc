@@ -15,18 +15,32 @@
 namespace nibble::formats {
 namespace {
 
+// How a dialect spells the tensors of a stem.
+struct Spelling {
+  const char* weight;
+  const char* weight_scale_2;
+  const char* input_scale;
+  bool divides;  // the two scalars are reciprocals of ours
+};
+constexpr Spelling kModelOpt = {".weight", ".weight_scale_2", ".input_scale", false};
+constexpr Spelling kPacked = {".weight_packed", ".weight_global_scale", ".input_global_scale",
+                              true};
+
 // The tensors of one stem, as far as they exist.
 struct StemTensors {
   const TensorInfo* weight;
   const TensorInfo* weight_scale;
   const TensorInfo* weight_scale_2;
   const TensorInfo* input_scale;
+  const Spelling& spelling;
 };
 
 StemTensors find_stem(const Checkpoint& checkpoint, std::string_view stem) {
   const std::string name(stem);
-  return {checkpoint.find(name + ".weight"), checkpoint.find(name + ".weight_scale"),
-          checkpoint.find(name + ".weight_scale_2"), checkpoint.find(name + ".input_scale")};
+  const Spelling& spelling = is_packed_dialect(checkpoint, stem) ? kPacked : kModelOpt;
+  return {checkpoint.find(name + spelling.weight), checkpoint.find(name + ".weight_scale"),
+          checkpoint.find(name + spelling.weight_scale_2),
+          checkpoint.find(name + spelling.input_scale), spelling};
 }
 
 std::string describe(const TensorInfo* tensor) {
@@ -37,6 +51,11 @@ std::string describe(const TensorInfo* tensor) {
 // Endings of other schemes beside a weight of ours: reading on would give wrong numbers.
 std::optional<std::string> foreign_tensor(const Checkpoint& checkpoint, std::string_view stem) {
   for (const char* ending : {".pre_quant_scale", ".weight_scale_inv", ".weight_zero_point"}) {
+    if (checkpoint.find(std::string(stem) + ending) != nullptr) return std::string(stem) + ending;
+  }
+  // One matrix in both dialects: which one is meant?
+  if (!is_packed_dialect(checkpoint, stem)) return std::nullopt;
+  for (const char* ending : {kModelOpt.weight, kModelOpt.weight_scale_2}) {
     if (checkpoint.find(std::string(stem) + ending) != nullptr) return std::string(stem) + ending;
   }
   return std::nullopt;
@@ -61,18 +80,21 @@ std::optional<WeightFormat> classify(const StemTensors& t) {
   }
 }
 
-// Reads an F32 tensor of one element; it must be finite and positive.
-float read_scale(const Checkpoint& checkpoint, const TensorInfo& tensor, Problems& problems) {
+// Reads an F32 tensor of one element, which multiplies or `divides`; it must be finite and
+// positive.
+float read_scale(const Checkpoint& checkpoint, const TensorInfo& tensor, bool divides,
+                 Problems& problems) {
   if (tensor.dtype != DType::f32 || tensor.shape.elements() != 1) {
     problems.add(fmt::format("{}: {}, expected F32 []", tensor.name, describe(&tensor)));
     return 1.0f;
   }
   float value = 0.0f;
   std::memcpy(&value, checkpoint.view(tensor.name).data(), sizeof value);
-  if (!std::isfinite(value) || value <= 0.0f) {
+  const float factor = divides ? 1.0f / value : value;
+  if (!std::isfinite(value) || value <= 0.0f || !std::isfinite(factor) || factor <= 0.0f) {
     problems.add(fmt::format("{}: {}, expected a finite number above 0", tensor.name, value));
   }
-  return value;
+  return factor;
 }
 
 void check_block_scales(const Checkpoint& checkpoint, const StemTensors& t, LinearWeight& weight,
@@ -117,11 +139,12 @@ Result<WeightFormat> format_of(const Checkpoint& checkpoint, std::string_view st
   }
   const auto format = classify(t);
   if (!format) {
-    return Error{ErrorCode::unsupported,
-                 fmt::format("{}: weight {}, weight_scale {}, weight_scale_2 {} are neither BF16, "
-                             "F32, FP8 per tensor nor NVFP4",
-                             name, describe(t.weight), describe(t.weight_scale),
-                             describe(t.weight_scale_2))};
+    return Error{
+        ErrorCode::unsupported,
+        fmt::format("{}: {} {}, weight_scale {}, {} {} are neither BF16, F32, FP8 per "
+                    "tensor nor NVFP4",
+                    name, t.spelling.weight + 1, describe(t.weight), describe(t.weight_scale),
+                    t.spelling.weight_scale_2 + 1, describe(t.weight_scale_2))};
   }
   if (t.weight->shape.rank() != 2 || t.weight->shape.elements() == 0) {
     return Error{ErrorCode::corrupt,
@@ -151,6 +174,10 @@ size_t LinearWeight::bytes() const {
   return weight.bytes() + (weight_scale.empty() ? 0 : weight_scale.bytes());
 }
 
+bool is_packed_dialect(const Checkpoint& checkpoint, std::string_view stem) {
+  return checkpoint.find(std::string(stem) + kPacked.weight) != nullptr;
+}
+
 Result<WeightFormat> stored_weight_format(const Checkpoint& checkpoint, std::string_view stem) {
   return format_of(checkpoint, stem, find_stem(checkpoint, stem));
 }
@@ -167,13 +194,13 @@ Result<LinearWeight> load_linear_weight(const Checkpoint& checkpoint, std::strin
   weight.in_features = t.weight->shape[1] * (format == WeightFormat::nvfp4 ? 2 : 1);
   if (format == WeightFormat::nvfp4) {
     check_block_scales(checkpoint, t, weight, problems);
-    weight.weight_scale_2 = read_scale(checkpoint, *t.weight_scale_2, problems);
+    weight.weight_scale_2 = read_scale(checkpoint, *t.weight_scale_2, t.spelling.divides, problems);
   }
   if (format == WeightFormat::fp8) {
-    weight.weight_scale_2 = read_scale(checkpoint, *t.weight_scale, problems);
+    weight.weight_scale_2 = read_scale(checkpoint, *t.weight_scale, false, problems);
   }
   if (t.input_scale != nullptr) {
-    weight.input_scale = read_scale(checkpoint, *t.input_scale, problems);
+    weight.input_scale = read_scale(checkpoint, *t.input_scale, t.spelling.divides, problems);
   }
   if (check == ValueCheck::scan) scan_values(weight, t, problems);
   if (!problems.empty()) {

@@ -2,7 +2,9 @@
 //
 // The format is decided by the tensors that are there, never by the configuration: U8 codes with
 // weight_scale and weight_scale_2 are NVFP4, F8_E4M3 with a scalar weight_scale is FP8 per tensor,
-// else BF16 or F32. Devices repack from here; tests and `inspect` decode rows from here.
+// else BF16 or F32. compressed-tensors' nvfp4-pack-quantized holds the same bytes under other names
+// and the reciprocals of the two scalars (spec nvfp4.md 2.7); behind this file there is no
+// difference. Devices repack from here; tests and `inspect` decode rows from here.
 #pragma once
 
 #include "base/result.h"
@@ -37,13 +39,17 @@ struct LinearWeight {
 /// Whether to read the scale and code bytes in search of NaN, which touches every page of them.
 enum class ValueCheck { skip, scan };
 
+/// True for a matrix in compressed-tensors' spelling: weight_packed, weight_global_scale,
+/// input_global_scale.
+bool is_packed_dialect(const Checkpoint& checkpoint, std::string_view stem);
+
 /// Which format the tensors of `stem` make: looks at names, types and ranks only. Error when
 /// `stem`.weight is missing or the combination is none of the four.
 Result<WeightFormat> stored_weight_format(const Checkpoint& checkpoint, std::string_view stem);
 
-/// The matrix of `stem`.weight with its scales. Refuses, all in one message: shapes that do not fit
-/// each other, scales that are not finite and positive, with `scan` also NaN block scales (0x7F,
-/// 0xFF) and NaN FP8 codes.
+/// The matrix of `stem` with its scales; scalars as multipliers, fl(1/x) of stored reciprocals.
+/// Refuses, all in one message: shapes that do not fit each other, scales that are not finite and
+/// positive, with `scan` also NaN block scales (0x7F, 0xFF) and NaN FP8 codes.
 Result<LinearWeight> load_linear_weight(const Checkpoint& checkpoint, std::string_view stem,
                                         ValueCheck check = ValueCheck::scan);
 

@@ -130,6 +130,30 @@ TEST_F(LinearWeightTest, Fp8Bf16AndF32) {
   EXPECT_EQ(row[0], 4.0f);
 }
 
+// compressed-tensors: the same bytes, other names, reciprocal scalars of shape [1].
+TEST_F(LinearWeightTest, PackedDialect) {
+  auto tensors = nvfp4();
+  tensors[0].spec.name = "p.weight_packed";
+  tensors[2] = stored("p.weight_global_scale", DType::f32, {1}, raw<float>({2.0f}));
+  tensors[3] = stored("p.input_global_scale", DType::f32, {1}, raw<float>({4.0f}));
+  const auto result = load(tensors);
+  ASSERT_TRUE(result.ok()) << result.error().message;
+  EXPECT_EQ(result.value().format, WeightFormat::nvfp4);
+  EXPECT_EQ(result.value().in_features, 32);
+  EXPECT_EQ(result.value().weight_scale_2, 0.5f);
+  EXPECT_EQ(result.value().input_scale, 0.25f);
+  float row[32];
+  decode_row_f32(result.value(), 1, row);
+  EXPECT_EQ(row[16 + 7], 6.0f * 224.0f);
+
+  tensors[2].bytes = raw<float>({1e-42f});  // its reciprocal overflows
+  EXPECT_NE(failure(tensors).find("p.weight_global_scale"), std::string::npos);
+  tensors.erase(tensors.begin() + 2);
+  EXPECT_NE(failure(tensors).find("weight_global_scale missing"), std::string::npos);
+  tensors.push_back(scalar("p.weight_scale_2", 0.5f));  // both dialects at once
+  EXPECT_NE(failure(tensors).find("p.weight_scale_2: this quantization scheme"), std::string::npos);
+}
+
 TEST_F(LinearWeightTest, RefusesBadScales) {
   for (const float bad : {0.0f, -1.0f, std::numeric_limits<float>::infinity(),
                           std::numeric_limits<float>::quiet_NaN()}) {

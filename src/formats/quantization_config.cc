@@ -38,6 +38,28 @@ void read_algorithms(const JsonFields& fields, QuantizationConfig& config) {
   }
 }
 
+// compressed-tensors: a format for all groups, or "mixed-precision". Which module is in which group
+// is said by patterns over modules of its own runtime; the tensors say it better.
+void read_packed_format(const JsonFields& fields, QuantizationConfig& config) {
+  const std::string format = fields.text("format", "");
+  if (format == "mixed-precision") {
+    config.quant_algo = kMixed;
+    return;
+  }
+  if (format != "nvfp4-pack-quantized") {
+    fields.expected("format", "nvfp4-pack-quantized or mixed-precision");
+    return;
+  }
+  config.quant_algo = "W4A16_NVFP4";
+  const Json& groups = fields.object("config_groups");
+  for (const auto& [name, group] : groups.items()) {
+    const auto inputs = group.is_object() ? group.find("input_activations") : group.end();
+    if (group.is_object() && inputs != group.end() && !inputs->is_null()) {
+      config.quant_algo = "NVFP4";
+    }
+  }
+}
+
 KvCacheScheme read_kv_scheme(const JsonFields& fields, const Json& object) {
   if (!fields.has("kv_cache_scheme")) return KvCacheScheme::none;
   const Json& scheme = object["kv_cache_scheme"];
@@ -96,8 +118,14 @@ QuantizationConfig parse_quantization_config(const Json& object, Problems& probl
   const JsonFields fields(object, "quantization_config.", problems);
   QuantizationConfig config;
   config.quant_method = fields.text("quant_method", "");
+  if (config.quant_method == "compressed-tensors") {
+    read_packed_format(fields, config);
+    config.kv_cache = read_kv_scheme(fields, object);
+    return config;
+  }
   if (!config.quant_method.starts_with("modelopt")) {
-    fields.expected("quant_method", "modelopt (other schemes are not supported)");
+    fields.expected("quant_method",
+                    "modelopt or compressed-tensors (other schemes are not supported)");
     return config;
   }
   read_algorithms(fields, config);

@@ -1,5 +1,5 @@
-// What a checkpoint says of its own quantization: ModelOpt's quantization_config or
-// hf_quant_config.json.
+// What a checkpoint says of its own quantization: quantization_config of ModelOpt or of
+// compressed-tensors, or ModelOpt's hf_quant_config.json.
 //
 // Advice only: how a matrix is stored is decided by the tensors in the file (linear_weight.h). Of
 // these fields the KV cache scheme is the one that cannot be seen there.
@@ -20,11 +20,11 @@ namespace nibble::formats {
 enum class KvCacheScheme { none, fp8 };
 
 struct QuantizationConfig {
-  std::string quant_method;  // "modelopt"
+  std::string quant_method;  // "modelopt", "compressed-tensors"
   std::string quant_algo;  // "NVFP4", "W4A16_NVFP4", "FP8", "NVFP4_AWQ", "MIXED_PRECISION"
   int64_t group_size = 16;
   KvCacheScheme kv_cache = KvCacheScheme::none;
-  std::vector<std::string> ignore;  // module names, "*" matches any text
+  std::vector<std::string> ignore;  // ModelOpt: module names, "*" matches any text
   std::map<std::string, std::string, std::less<>> quantized_layers;  // module -> quant_algo
   std::string producer_version;
 

@@ -21,18 +21,12 @@ using formats::WeightFormat;
 constexpr std::array kTextPrefixes = {"model.language_model.", "language_model.model.", "model."};
 
 // Suffixes that may follow a linear weight's stem.
-constexpr std::array<std::string_view, 4> kLinearSuffixes = {".weight", ".weight_scale",
-                                                             ".weight_scale_2", ".input_scale"};
-// Calibrated KV scales, and biases of affine KV formats, which are ignored (spec nvfp4.md 2.3).
-constexpr std::array<std::string_view, 6> kKvSuffixes = {".k_scale", ".v_scale", ".q_scale",
-                                                         ".k_bias",  ".v_bias",  ".q_bias"};
+constexpr std::array<std::string_view, 7> kLinearSuffixes = {
+    ".weight",        ".weight_scale",        ".weight_scale_2",    ".input_scale",
+    ".weight_packed", ".weight_global_scale", ".input_global_scale"};
 
 bool contains(std::span<const std::string_view> list, std::string_view text) {
   return std::find(list.begin(), list.end(), text) != list.end();
-}
-
-bool is_attention_projection(Member member) {
-  return member == Member::q_proj || member == Member::k_proj || member == Member::v_proj;
 }
 
 Result<NamePrefix> detect_prefix(const formats::Checkpoint& checkpoint) {
@@ -50,9 +44,8 @@ Result<NamePrefix> detect_prefix(const formats::Checkpoint& checkpoint) {
 // What is wrong with a name, or empty.
 std::string name_problem(std::string_view name, const NamePrefix& prefix,
                          const formats::ModelConfig& config) {
-  if (name.ends_with(".self_attn.q_scale")) return "";
   const std::optional<ParsedName> parsed = parse_name(name, prefix);
-  if (!parsed) return "unknown tensor";
+  if (!parsed) return is_kv_scale(name) ? "" : "unknown tensor";
   const TensorRule& rule = rule_of(parsed->member);
   if (rule.scope != Scope::global) {
     if (parsed->layer >= config.num_hidden_layers) {
@@ -68,11 +61,9 @@ std::string name_problem(std::string_view name, const NamePrefix& prefix,
   if (parsed->expert >= config.num_experts) {
     return fmt::format("expert {}, but num_experts is {}", parsed->expert, config.num_experts);
   }
-  const bool known =
-      rule.kind == TensorKind::linear
-          ? contains(kLinearSuffixes, parsed->rest) ||
-                (is_attention_projection(parsed->member) && contains(kKvSuffixes, parsed->rest))
-          : parsed->rest == rule.suffix;
+  const bool known = rule.kind == TensorKind::linear
+                         ? contains(kLinearSuffixes, parsed->rest) || is_kv_scale(name)
+                         : parsed->rest == rule.suffix;
   return known ? "" : fmt::format("unknown suffix \"{}\"", parsed->rest);
 }
 
@@ -125,9 +116,8 @@ class CheckpointValidator {
     }
     if (!source.has_fused_experts(layer)) check_experts(layer);
     same_format({Member::shared_gate, Member::shared_up, Member::shared_down}, layer, 1);
-    for (const auto& [member, suffix] :
-         {std::pair(Member::k_proj, ".k_scale"), std::pair(Member::v_proj, ".v_scale")}) {
-      check_scale(prefix_.stem(member, layer) + suffix);
+    for (const Member member : {Member::k_proj, Member::v_proj}) {
+      for (const std::string& name : kv_scale_names(prefix_, member, layer)) check_scale(name);
     }
   }
 
@@ -288,13 +278,17 @@ Result<ConstTensorView> CheckpointSource::embedding() {
 }
 
 Result<std::pair<float, float>> CheckpointSource::kv_scales(int layer) {
-  const auto scale = [&](Member member, const char* suffix) {
-    const ConstTensorView view = checkpoint_.view(prefix_.stem(member, layer) + suffix);
-    float value = 1.0f;
-    if (!view.empty()) std::memcpy(&value, view.data(), sizeof value);  // unaligned in the file
-    return value;
+  const auto scale = [&](Member member) {
+    for (const std::string& name : kv_scale_names(prefix_, member, layer)) {
+      const ConstTensorView view = checkpoint_.view(name);
+      if (view.empty()) continue;
+      float value = 1.0f;
+      std::memcpy(&value, view.data(), sizeof value);  // unaligned in the file
+      return value;
+    }
+    return 1.0f;
   };
-  return std::pair(scale(Member::k_proj, ".k_scale"), scale(Member::v_proj, ".v_scale"));
+  return std::pair(scale(Member::k_proj), scale(Member::v_proj));
 }
 
 }  // namespace nibble::model

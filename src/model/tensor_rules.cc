@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 
+#include <algorithm>
 #include <charconv>
 
 namespace nibble::model {
@@ -64,6 +65,10 @@ constexpr std::array kRules = std::to_array<TensorRule>({
     {Member::q_norm, "layers.{L}.self_attn.q_norm", ".weight", plain, full_layers, ShardAxis::none},
     {Member::k_norm, "layers.{L}.self_attn.k_norm", ".weight", plain, full_layers, ShardAxis::none},
 });
+
+// Below self_attn, or below one of its projections (compressed-tensors: output_scale).
+constexpr std::array<std::string_view, 6> kKvScales = {".k_scale", ".v_scale", ".q_scale",
+                                                       ".k_bias",  ".v_bias",  ".q_bias"};
 
 // Reads a decimal index from the front of `text`; false when there is none.
 bool take_index(std::string_view& text, int64_t& index) {
@@ -222,6 +227,26 @@ std::optional<ParsedName> parse_name(std::string_view name, const NamePrefix& pr
 bool is_other_part(std::string_view name) {
   return name.starts_with("model.visual.") || name.starts_with("visual.") ||
          name.starts_with("mtp.") || name.starts_with("model.mtp.");
+}
+
+bool is_kv_scale(std::string_view name) {
+  constexpr std::string_view kAttention = ".self_attn";
+  const size_t at = name.find(kAttention);
+  if (at == std::string_view::npos) return false;
+  std::string_view rest = name.substr(at + kAttention.size());
+  for (const std::string_view projection : {".q_proj", ".k_proj", ".v_proj"}) {
+    if (!rest.starts_with(projection)) continue;
+    rest.remove_prefix(projection.size());
+    if (rest == ".output_scale") return true;
+    break;
+  }
+  return std::find(kKvScales.begin(), kKvScales.end(), rest) != kKvScales.end();
+}
+
+std::array<std::string, 3> kv_scale_names(const NamePrefix& prefix, Member member, int layer) {
+  const std::string stem = prefix.stem(member, layer);
+  const std::string scale = member == Member::k_proj ? ".k_scale" : ".v_scale";
+  return {stem + scale, stem.substr(0, stem.rfind('.')) + scale, stem + ".output_scale"};
 }
 
 }  // namespace nibble::model

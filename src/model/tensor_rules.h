@@ -105,4 +105,11 @@ std::optional<ParsedName> parse_name(std::string_view name, const NamePrefix& pr
 /// layer.
 bool is_other_part(std::string_view name);
 
+/// True for the scales and biases of a quantized KV cache (or query), in any dialect's spelling.
+bool is_kv_scale(std::string_view name);
+
+/// Where the scale of K (k_proj) or V (v_proj) may stand: ModelOpt's name, compressed-tensors', its
+/// older one.
+std::array<std::string, 3> kv_scale_names(const NamePrefix& prefix, Member member, int layer);
+
 }  // namespace nibble::model
