@@ -1,15 +1,17 @@
 #!/bin/sh
-# Builds cuda_check (preset cuda) and runs all of it on GPU 0: kernels, goldens, whole models, timings.
+# Builds nibble and cuda_check (preset cuda) and runs all of it on GPU 0: selftest, goldens, whole models,
+# timings.
 #
 #   scripts/cuda_check.sh [GOLDENS] [CONFIGS]
 #
 # GOLDENS: a folder with text_small, text_odd and models/ (small, odd); CONFIGS: a folder with 35b-seed,
 # 35b-fp8-dense, mid4-seed, mid4-fp8-dense. What is not there is named and left out. Without a GPU or nvcc
-# it says so and succeeds. CUDA_CHECK names a program that was built elsewhere.
+# it says so and succeeds. CUDA_CHECK and NIBBLE name programs that were built elsewhere.
 cd "$(dirname "$0")/.." || exit 1
 goldens=${1:-testdata/goldens}
 configs=${2:-benchmarks/configs}
 program=${CUDA_CHECK:-build/cuda/tests/cuda/cuda_check}
+nibble=${NIBBLE:-build/cuda/nibble}
 if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L >/dev/null 2>&1; then
   echo "cuda_check skipped: no GPU"
   exit 0
@@ -19,7 +21,7 @@ if [ -z "$CUDA_CHECK" ]; then
     echo "cuda_check skipped: no nvcc"
     exit 0
   fi
-  cmake --preset cuda && cmake --build build/cuda --target cuda_check || exit 1
+  cmake --preset cuda && cmake --build build/cuda --target cuda_check nibble || exit 1
 fi
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv,noheader
 failed=0
@@ -27,7 +29,7 @@ run() {
   echo "## cuda_check $*"
   "$program" "$@" || failed=1
 }
-run ops
+"$nibble" selftest --device cuda || failed=1
 for family in small odd; do
   if [ -d "$goldens/text_$family" ] && [ -d "$goldens/models/$family" ]; then
     run goldens "$goldens/text_$family" "$goldens/models/$family"

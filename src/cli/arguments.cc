@@ -279,6 +279,20 @@ void add_bench(CLI::App& root, BenchEngineOptions& options) {
   app.add_flag("--json", options.json, "Machine-readable output");
 }
 
+void add_selftest(CLI::App& root, SelftestOptions& options) {
+  CLI::App& app = *root.add_subcommand("selftest", "Kernels against the double reference");
+  Flags flags(app);
+  flags.option("--device", options.device,
+               "auto, cpu (every instruction set level of this machine) or cuda:N");
+  app.add_option("--only", options.only, "Operations to check, as the table names them")
+      ->delimiter(',');
+  flags
+      .option("-t,--cpu-threads,--threads", options.threads,
+              "Threads of the reference and of the CPU; 0: one per physical core")
+      ->check(CLI::Range(0, 1024));
+  app.add_flag("--json", options.json, "Machine-readable output: every check");
+}
+
 // Every long name of the innermost subcommand that was called.
 std::vector<std::string> known_flags(const CLI::App& app) {
   for (const CLI::App* sub : app.get_subcommands()) return known_flags(*sub);
@@ -339,11 +353,13 @@ std::variant<Command, ParseExit> parse_arguments(std::vector<std::string> argume
   PerplexityOptions perplexity;
   KldOptions kld;
   BenchEngineOptions bench;
+  SelftestOptions selftest;
   add_quantize(root, quantize);
   add_serve(root, serve);
   add_chat(root, chat);
   add_inspect(root, inspect);
   add_bench(root, bench);
+  add_selftest(root, selftest);
   CLI::App& eval = add_eval(root);
   add_perplexity(eval, perplexity);
   add_kld(eval, kld);
@@ -364,8 +380,10 @@ std::variant<Command, ParseExit> parse_arguments(std::vector<std::string> argume
   }
   if (root.got_subcommand(&eval) && eval.got_subcommand("kld")) return kld;
   const std::map<std::string, Command> commands = {
-      {"serve", serve}, {"chat", chat},       {"inspect", inspect},         {"quantize", quantize},
-      {"bench", bench}, {"eval", perplexity}, {"version", VersionOptions{}}};
+      {"selftest", selftest}, {"serve", serve},
+      {"chat", chat},         {"inspect", inspect},
+      {"quantize", quantize}, {"bench", bench},
+      {"eval", perplexity},   {"version", VersionOptions{}}};
   return commands.at(root.get_subcommands().front()->get_name());
 }
 

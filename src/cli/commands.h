@@ -19,6 +19,7 @@ int run_verify(const QuantizeOptions& options);
 int run_perplexity(const PerplexityOptions& options);
 int run_kld(const KldOptions& options);
 int run_bench_engine(const BenchEngineOptions& options);
+int run_selftest(const SelftestOptions& options);
 int run_version(const VersionOptions& options);
 
 /// Prints "nibble: message" to standard error and returns the error's exit code.

@@ -109,9 +109,17 @@ struct BenchEngineOptions {
   bool json = false;
 };
 
+struct SelftestOptions {
+  std::string device = "auto";
+  std::vector<std::string> only;  // groups of operations; empty: all
+  int threads = 0;
+  bool json = false;
+};
+
 struct VersionOptions {};
 
-using Command = std::variant<VersionOptions, ServeOptions, ChatOptions, InspectOptions,
-                             QuantizeOptions, PerplexityOptions, KldOptions, BenchEngineOptions>;
+using Command =
+    std::variant<VersionOptions, ServeOptions, ChatOptions, InspectOptions, QuantizeOptions,
+                 PerplexityOptions, KldOptions, BenchEngineOptions, SelftestOptions>;
 
 }  // namespace nibble::cli

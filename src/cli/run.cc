@@ -42,6 +42,9 @@ int dispatch(const KldOptions& options) {
 int dispatch(const BenchEngineOptions& options) {
   return run_bench_engine(options);
 }
+int dispatch(const SelftestOptions& options) {
+  return run_selftest(options);
+}
 int dispatch(const VersionOptions& options) {
   return run_version(options);
 }

@@ -2,9 +2,9 @@
 // at another geometry. ModelOpt's own maxima are golden_runner's business.
 #include "quantize/calibration.h"
 
+#include "device/reference/reference_device.h"
 #include "quantize/token_file.h"
 #include "tests/support/quantize_model.h"
-#include "tests/support/reference_device.h"
 
 #include <gtest/gtest.h>
 
@@ -59,7 +59,7 @@ TEST(Calibration, MaximaDoNotDependOnTheOrderOfSequences) {
 TEST(Calibration, AgreesWithTheDoubleReferenceAtExactArithmetic) {
   TestModel model;
   ThreadPool pool(1, {});
-  const auto reference = test::make_reference_device(pool);
+  const auto reference = device::make_reference_device(device::Arithmetic::exact, pool);
   auto sequences = golden_tokens();
   sequences.resize(3);
   const auto wanted = calibrate(*reference, model.source(), {sequences, nullptr}, always);

@@ -49,9 +49,7 @@ int run(int count, char** words) {
       return std::string(words[++i]);
     };
     std::printf("== %s\n", part.c_str());
-    if (part == "ops") {
-      check_operations(report);
-    } else if (part == "goldens") {
+    if (part == "goldens") {
       const std::string folder = next(), model = next();
       golden::run_text_family(folder, model, "cuda." + folder.substr(folder.rfind('/') + 1), report,
                               gpu_device_of());

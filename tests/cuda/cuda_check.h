@@ -14,9 +14,6 @@ namespace nibble::check {
 std::unique_ptr<device::Device> open_gpu(device::Arithmetic arithmetic);
 std::unique_ptr<device::Device> open_cpu(device::Arithmetic arithmetic, ThreadPool& pool);
 
-/// Small operations on random data: GPU against the double reference or the CPU device.
-void check_operations(golden::Report& report);
-
 /// `model`: a checkpoint; `text`: plain text, teacher-forced. CPU exact against GPU.
 void check_text(const std::string& model, const std::string& text, const std::string& name,
                 golden::Report& report);

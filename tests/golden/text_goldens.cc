@@ -3,9 +3,10 @@
 #include "base/cpu_features.h"
 #include "base/json.h"
 #include "device/cpu/cpu_device.h"
+#include "device/reference/reference_device.h"
+#include "kernels/cpu/rope/rope_table.h"
 #include "tests/golden/golden_file.h"
 #include "tests/support/model_harness.h"
-#include "tests/support/reference_device.h"
 #include "tests/support/trace_observer.h"
 
 #include <nlohmann/json.hpp>
@@ -31,6 +32,37 @@ ModelHarness::DeviceFactory cpu_factory(Arithmetic arithmetic) {
     NIBBLE_CHECK(level.ok(), "NIBBLE_FORCE_ISA", level.ok() ? "" : level.error().message);
     return device::make_cpu_device(arithmetic, level.value(), pool);
   };
+}
+
+// Rows of the rotary table as the goldens hold it: [rows][rotary_dim], the second half repeats the
+// first, for text positions, from the product's own table function.
+std::vector<float> rope_table_rows(const formats::ModelConfig& config,
+                                   const std::vector<int32_t>& rows, bool cosines) {
+  const int64_t pairs = config.rotary_dim() / 2;
+  std::vector<float> frequencies(static_cast<size_t>(pairs));
+  cpu::rope_inverse_frequencies(config.rope_theta, config.rotary_dim(), frequencies.data());
+  std::vector<float> table(static_cast<size_t>(2 * pairs)), out;
+  for (const int32_t row : rows) {
+    const int32_t position[3] = {row, row, row};
+    cpu::RopeTableArgs args{.positions = position,
+                            .inverse_frequencies = frequencies.data(),
+                            .table = table.data(),
+                            .rotary_dim = config.rotary_dim(),
+                            .mrope_section = {}};
+    for (size_t axis = 0; axis < 3; ++axis) {
+      args.mrope_section[axis] = static_cast<int32_t>(config.mrope_section[axis]);
+    }
+    cpu::rope_table(args, 0, 1);
+    for (int half = 0; half < 2; ++half) {
+      const auto first = table.begin() + (cosines ? 0 : pairs);
+      out.insert(out.end(), first, first + pairs);
+    }
+  }
+  return out;
+}
+
+std::unique_ptr<device::Device> reference_device(ThreadPool& pool) {
+  return device::make_reference_device(Arithmetic::exact, pool);
 }
 
 // One family: its files, its model, and the checks.
@@ -134,7 +166,7 @@ Result<void> TextFamily::trace() {
     if (name.ends_with(".gdn.state")) mine = f32_->recurrent_state(layer, 0);
     if (name.ends_with(".gdn.conv_state")) mine = f32_->conv_state(layer, 0);
     if (name.ends_with(".attn.cos") || name.ends_with(".attn.sin")) {
-      mine = test::rope_table_rows(f32_->config(), rows, name.ends_with(".attn.cos"));
+      mine = rope_table_rows(f32_->config(), rows, name.ends_with(".attn.cos"));
     }
     compare("trace." + name, mine, wanted.values);
   }
@@ -281,8 +313,7 @@ Result<void> TextFamily::exact() {
   options.kv_dtype = DType::bf16;
   NIBBLE_ASSIGN_OR_RETURN(auto exact,
                           ModelHarness::open(model_, device_(Arithmetic::exact), 2, options));
-  NIBBLE_ASSIGN_OR_RETURN(auto reference,
-                          ModelHarness::open(model_, test::make_reference_device, 1, options));
+  NIBBLE_ASSIGN_OR_RETURN(auto reference, ModelHarness::open(model_, reference_device, 2, options));
   const std::vector<int32_t> ids = golden.read_ids("ids");
   const std::vector<int32_t> rows = golden.read_ids("rows");
   TraceObserver mine, oracle;

@@ -10,8 +10,8 @@
 #include "formats/e4m3.h"
 #include "kernels/cpu/linear/linear_plan.h"
 #include "kernels/cpu/linear/matrices_test.h"
+#include "kernels/reference/decode_matrix.h"
 #include "kernels/reference/linear.h"
-#include "tests/support/decode_matrix.h"
 
 #include <gtest/gtest.h>
 

@@ -8,9 +8,9 @@
 #include "base/cpu_features.h"
 #include "kernels/cpu/linear/matrices_test.h"
 #include "kernels/cpu/moe/moe_plan.h"
+#include "kernels/reference/decode_matrix.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/reference/moe.h"
-#include "tests/support/decode_matrix.h"
 
 #include <gtest/gtest.h>
 

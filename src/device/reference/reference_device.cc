@@ -1,9 +1,10 @@
-#include "tests/support/reference_device.h"
+#include "device/reference/reference_device.h"
 
 #include "formats/bf16.h"
-#include "kernels/cpu/rope/rope_table.h"
+#include "formats/e4m3.h"
 #include "kernels/reference/attention.h"
 #include "kernels/reference/conv.h"
+#include "kernels/reference/decode_matrix.h"
 #include "kernels/reference/delta.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/reference/embed.h"
@@ -12,14 +13,12 @@
 #include "kernels/reference/rope.h"
 #include "kernels/reference/route.h"
 #include "tensor/tensor.h"
-#include "tests/support/decode_matrix.h"
 
 #include <cstring>
 
-namespace nibble::test {
+namespace nibble::device {
 namespace {
 
-using namespace device;  // NOLINT: the file is one implementation of that interface
 using formats::LinearWeight;
 
 class HostMemory : public Memory {
@@ -34,6 +33,7 @@ class HostMemory : public Memory {
 
 double element(ConstTensorView view, int64_t index) {
   if (view.dtype() == DType::f32) return view.as<float>()[index];
+  if (view.dtype() == DType::f8_e4m3) return formats::e4m3_to_f32(view.as<uint8_t>()[index]);
   return formats::bf16_to_f32(view.as<uint16_t>()[index]);
 }
 
@@ -41,6 +41,8 @@ void store(TensorView view, int64_t index, double value) {
   const auto rounded = static_cast<float>(value);
   if (view.dtype() == DType::f32) {
     view.as<float>()[index] = rounded;
+  } else if (view.dtype() == DType::f8_e4m3) {
+    view.as<uint8_t>()[index] = formats::e4m3_from_f32_saturating(rounded);
   } else {
     view.as<uint16_t>()[index] = formats::bf16_from_f32(rounded);
   }
@@ -64,9 +66,18 @@ int32_t start_of(const SequenceStep& step) {
   return step.kv_len - step.q_len;
 }
 
+// keep(slot, tokens): the states asked for of sequence s, by the step's tokens before each.
+template <typename Keep>
+void for_saves(const StepPlan& plan, int32_t s, const Keep& keep) {
+  for (int32_t i = 0; i < plan.num_state_saves; ++i) {
+    const StateSave& save = plan.state_saves[i];
+    if (save.sequence == s) keep(save.slot, save.num_tokens - start_of(plan.sequences[s]));
+  }
+}
+
 class ReferenceDevice final : public Device {
  public:
-  ReferenceDevice() : Device(Arithmetic::exact) {}
+  ReferenceDevice(Arithmetic arithmetic, ThreadPool& pool) : Device(arithmetic), pool_(pool) {}
 
   std::string description() const override { return "reference"; }
   bool shares_host_memory() const override { return true; }
@@ -94,15 +105,16 @@ class ReferenceDevice final : public Device {
     return {};
   }
 
-  // Packed form: the decoded matrix, row after row, in double, tensor scale included.
-  size_t packed_linear_bytes(WeightFormat, int64_t out_features,
+  // Packed form: the stored bytes, codes and then block scales.
+  size_t packed_linear_bytes(WeightFormat format, int64_t out_features,
                              int64_t in_features) const override {
-    return static_cast<size_t>(out_features * in_features) * sizeof(double);
+    const auto count = static_cast<size_t>(out_features * in_features);
+    return code_bytes(format, count) + (format == WeightFormat::nvfp4 ? count / 16 : 0);
   }
   PackedLinear pack_linear(const LinearWeight& weight, std::byte* destination) override {
-    const reference::Matrix matrix = reference::decode_matrix(weight, reference::Decoding::real);
-    std::memcpy(destination, matrix.values.data(), matrix.values.size() * sizeof(double));
-    return {weight.format, weight.out_features, weight.in_features, destination, 1.0f};
+    pack(weight, destination, destination + weight.weight.bytes());
+    return {weight.format, weight.out_features, weight.in_features, destination,
+            weight.weight_scale_2};
   }
   size_t packed_gate_up_bytes(WeightFormat format, int64_t intermediate,
                               int64_t in_features) const override {
@@ -125,8 +137,11 @@ class ReferenceDevice final : public Device {
   void embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) override {
     std::vector<double> row(static_cast<size_t>(hidden.row_elements()));
     for (int32_t r = 0; r < plan.num_rows; ++r) {
-      reference::embedding_row(table.data(), table.dtype(), plan.token_ids[r],
-                               hidden.row_elements(), row.data());
+      const int32_t instead = plan.override_index == nullptr ? -1 : plan.override_index[r];
+      const ConstTensorView& from = instead >= 0 ? plan.row_overrides : table;
+      reference::embedding_row(from.data(), from.dtype(),
+                               instead >= 0 ? instead : plan.token_ids[r], hidden.row_elements(),
+                               row.data());
       store_row(hidden, r, row);
     }
   }
@@ -140,14 +155,16 @@ class ReferenceDevice final : public Device {
   }
   void linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
               Accumulate accumulate) override {
-    const auto* matrix = reinterpret_cast<const double*>(weight.data);
-    for (int64_t r = 0; r < x.rows(); ++r) {
-      for (int64_t n = 0; n < weight.out_features; ++n) {
-        const double sum = dot(x, r, matrix + n * weight.in_features, weight.in_features);
+    const LinearWeight matrix = stored(weight.format, weight.out_features, weight.in_features,
+                                       weight.data, weight.tensor_scale);
+    pool_.parallel_for(weight.out_features, [&](int64_t n, int) {
+      const std::vector<double> row = decoded_row(matrix, n);
+      for (int64_t r = 0; r < x.rows(); ++r) {
+        const double sum = dot(x, r, row);
         const int64_t at = r * weight.out_features + n;
         store(out, at, accumulate == Accumulate::add ? element(out, at) + sum : sum);
       }
-    }
+    });
   }
   void qk_norm_rope(const StepPlan& plan, const AttentionWeights& weights, ConstTensorView q_gate,
                     TensorView q, TensorView gate, TensorView k) override;
@@ -199,35 +216,9 @@ class ReferenceDevice final : public Device {
     }
   }
   void moe_gate_up(ConstTensorView x, const PackedExperts& gate_up, ConstTensorView experts,
-                   TensorView out) override {
-    const int64_t intermediate = gate_up.out_features / 2;
-    const int64_t slots = experts.empty() ? 1 : experts.row_elements();
-    for (int64_t slot = 0; slot < x.rows() * slots; ++slot) {
-      const double* bank = expert_matrix(gate_up, experts, slot);
-      for (int64_t i = 0; i < intermediate; ++i) {
-        const double gate =
-            dot(x, slot / slots, bank + i * gate_up.in_features, gate_up.in_features);
-        const double up = dot(x, slot / slots, bank + (intermediate + i) * gate_up.in_features,
-                              gate_up.in_features);
-        store(out, slot * intermediate + i, reference::silu(gate) * up);
-      }
-    }
-  }
-  void moe_down_combine(ConstTensorView x, const PackedExperts& down, ConstTensorView experts,
-                        ConstTensorView expert_weights, TensorView out) override {
-    const int64_t slots = experts.empty() ? 1 : experts.row_elements();
-    for (int64_t r = 0; r < out.rows(); ++r) {
-      for (int64_t n = 0; n < down.out_features; ++n) {
-        double sum = 0;
-        for (int64_t slot = r * slots; slot < (r + 1) * slots; ++slot) {
-          const double weight = experts.empty() ? 1.0 : expert_weights.as<float>()[slot];
-          const double* row = expert_matrix(down, experts, slot) + n * down.in_features;
-          sum += weight * dot(x, slot, row, down.in_features);
-        }
-        store(out, r * down.out_features + n, sum);
-      }
-    }
-  }
+                   TensorView out) override;
+  void moe_down_combine(ConstTensorView slots, const PackedExperts& down, ConstTensorView experts,
+                        ConstTensorView expert_weights, TensorView out) override;
   void moe_add_shared(ConstTensorView routed, ConstTensorView shared, TensorView gate_logit,
                       TensorView out, Accumulate accumulate) override {
     for (int64_t i = 0; i < out.shape().elements(); ++i) {
@@ -256,16 +247,69 @@ class ReferenceDevice final : public Device {
     NIBBLE_CHECK(false, "the reference device does not do this");
     return 0;
   }
-  static double dot(ConstTensorView x, int64_t row, const double* weights, int64_t k) {
+  static size_t code_bytes(WeightFormat format, size_t elements) {
+    switch (format) {
+      case WeightFormat::f32:
+        return 4 * elements;
+      case WeightFormat::bf16:
+        return 2 * elements;
+      case WeightFormat::fp8:
+        return elements;
+      case WeightFormat::nvfp4:
+        return elements / 2;
+    }
+    return 0;
+  }
+  static void pack(const LinearWeight& weight, std::byte* codes, std::byte* scales) {
+    std::memcpy(codes, weight.weight.data(), weight.weight.bytes());
+    if (weight.format == WeightFormat::nvfp4) {
+      std::memcpy(scales, weight.weight_scale.data(), weight.weight_scale.bytes());
+    }
+  }
+  /// The matrix behind packed bytes.
+  static LinearWeight stored(WeightFormat format, int64_t n, int64_t k, const std::byte* data,
+                             float scale) {
+    LinearWeight out;
+    out.format = format;
+    out.out_features = n;
+    out.in_features = k;
+    out.weight_scale_2 = scale;
+    const std::byte* scales = data + code_bytes(format, static_cast<size_t>(n * k));
+    switch (format) {
+      case WeightFormat::f32:
+      case WeightFormat::bf16:
+        out.weight = {data, format == WeightFormat::f32 ? DType::f32 : DType::bf16, Shape{n, k}};
+        break;
+      case WeightFormat::fp8:
+        out.weight = {data, DType::f8_e4m3, Shape{n, k}};
+        break;
+      case WeightFormat::nvfp4:
+        out.weight = {data, DType::u8, Shape{n, k / 2}};
+        out.weight_scale = {scales, DType::f8_e4m3, Shape{n, k / 16}};
+    }
+    return out;
+  }
+  static std::vector<double> decoded_row(const LinearWeight& matrix, int64_t row) {
+    std::vector<double> out(static_cast<size_t>(matrix.in_features));
+    reference::decode_row(matrix, row, reference::Decoding::real, out.data());
+    return out;
+  }
+  static double dot(ConstTensorView x, int64_t row, const std::vector<double>& weights) {
+    const auto k = static_cast<int64_t>(weights.size());
     double sum = 0;
-    for (int64_t i = 0; i < k; ++i) sum += element(x, row * k + i) * weights[i];
+    for (int64_t i = 0; i < k; ++i)
+      sum += element(x, row * k + i) * weights[static_cast<size_t>(i)];
     return sum;
   }
-  static const double* expert_matrix(const PackedExperts& bank, ConstTensorView experts,
-                                     int64_t slot) {
-    const int64_t expert = experts.empty() ? 0 : experts.as<int32_t>()[slot];
-    return reinterpret_cast<const double*>(bank.data +
-                                           static_cast<size_t>(expert) * bank.expert_stride_bytes);
+  /// (slot, expert) pairs by expert: a decoded row serves all slots of its expert.
+  static std::vector<std::vector<int64_t>> slots_by_expert(const PackedExperts& bank,
+                                                           ConstTensorView experts, int64_t slots) {
+    std::vector<std::vector<int64_t>> out(static_cast<size_t>(bank.num_experts));
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      const auto expert = experts.empty() ? 0 : experts.as<int32_t>()[slot];
+      out[static_cast<size_t>(expert)].push_back(slot);
+    }
+    return out;
   }
   // Element index of (token, head, 0) in the pages of a sequence.
   static int64_t kv_index(const StepPlan& plan, int32_t sequence, int64_t token, int64_t head,
@@ -274,8 +318,62 @@ class ReferenceDevice final : public Device {
     return ((page * heads + head) * kPageTokens + token % kPageTokens) * dim;
   }
 
+  ThreadPool& pool_;
   AlignedBytes memory_;
 };
+
+void ReferenceDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
+                                  ConstTensorView experts, TensorView out) {
+  const int64_t inner = gate_up.out_features / 2, k = gate_up.in_features;
+  const int64_t per_row = experts.empty() ? 1 : experts.row_elements();
+  const size_t half = packed_linear_bytes(gate_up.format, inner, k);
+  const auto groups = slots_by_expert(gate_up, experts, x.rows() * per_row);
+  pool_.parallel_for(gate_up.num_experts, [&](int64_t expert, int) {
+    const std::byte* data =
+        gate_up.data + static_cast<size_t>(expert) * gate_up.expert_stride_bytes;
+    const float* scales = gate_up.tensor_scales + 2 * expert;
+    const LinearWeight gate = stored(gate_up.format, inner, k, data, scales[0]);
+    const LinearWeight up = stored(gate_up.format, inner, k, data + half, scales[1]);
+    const auto& slots = groups[static_cast<size_t>(expert)];
+    for (int64_t i = 0; i < inner && !slots.empty(); ++i) {
+      const std::vector<double> gate_row = decoded_row(gate, i), up_row = decoded_row(up, i);
+      for (const int64_t slot : slots) {
+        const double sum = dot(x, slot / per_row, gate_row);
+        store(out, slot * inner + i, reference::silu(sum) * dot(x, slot / per_row, up_row));
+      }
+    }
+  });
+}
+
+void ReferenceDevice::moe_down_combine(ConstTensorView x, const PackedExperts& down,
+                                       ConstTensorView experts, ConstTensorView expert_weights,
+                                       TensorView out) {
+  const int64_t per_row = experts.empty() ? 1 : experts.row_elements();
+  const int64_t count = out.rows() * per_row, n = down.out_features;
+  const auto groups = slots_by_expert(down, experts, count);
+  std::vector<double> products(static_cast<size_t>(count * n));
+  pool_.parallel_for(down.num_experts, [&](int64_t expert, int) {
+    const LinearWeight matrix =
+        stored(down.format, n, down.in_features,
+               down.data + static_cast<size_t>(expert) * down.expert_stride_bytes,
+               down.tensor_scales[expert]);
+    const auto& slots = groups[static_cast<size_t>(expert)];
+    for (int64_t i = 0; i < n && !slots.empty(); ++i) {
+      const std::vector<double> row = decoded_row(matrix, i);
+      for (const int64_t slot : slots) {
+        products[static_cast<size_t>(slot * n + i)] = dot(x, slot, row);
+      }
+    }
+  });
+  for (int64_t i = 0; i < out.rows() * n; ++i) {
+    double sum = 0;
+    for (int64_t slot = i / n * per_row; slot < (i / n + 1) * per_row; ++slot) {
+      const double weight = experts.empty() ? 1.0 : expert_weights.as<float>()[slot];
+      sum += weight * products[static_cast<size_t>(slot * n + i % n)];
+    }
+    store(out, i, sum);
+  }
+}
 
 void ReferenceDevice::qk_norm_rope(const StepPlan& plan, const AttentionWeights& weights,
                                    ConstTensorView q_gate, TensorView q, TensorView gate,
@@ -311,6 +409,8 @@ void ReferenceDevice::kv_store(const StepPlan& plan, const AttentionWeights& wei
   const int64_t dim = weights.head_dim;
   const TensorView keys(cache.k, cache.dtype, Shape{1});
   const TensorView values(cache.v, cache.dtype, Shape{1});
+  const bool scaled = cache.dtype == DType::f8_e4m3;
+  const float k_scale = scaled ? cache.k_scale : 1.0f, v_scale = scaled ? cache.v_scale : 1.0f;
   for (int32_t s = 0; s < plan.num_sequences; ++s) {
     const SequenceStep& step = plan.sequences[s];
     for (int64_t i = 0; i < step.q_len * heads * dim; ++i) {
@@ -318,43 +418,41 @@ void ReferenceDevice::kv_store(const StepPlan& plan, const AttentionWeights& wei
       const int64_t to =
           kv_index(plan, s, start_of(step) + token, i / dim % heads, heads, dim) + i % dim;
       const int64_t from = step.first_row * heads * dim + i;
-      store(keys, to, element(k, from));
-      store(values, to, element(v, from));
+      store(keys, to, static_cast<float>(element(k, from)) / k_scale);
+      store(values, to, static_cast<float>(element(v, from)) / v_scale);
     }
   }
 }
 
 void ReferenceDevice::attention(const StepPlan& plan, const AttentionWeights& weights,
                                 const KvLayer& cache, ConstTensorView q, TensorView core) {
-  const int64_t kv_heads = weights.num_kv_heads;
-  const int64_t dim = weights.head_dim;
+  const int64_t kv_heads = weights.num_kv_heads, dim = weights.head_dim;
   const ConstTensorView keys(cache.k, cache.dtype, Shape{1});
   const ConstTensorView values(cache.v, cache.dtype, Shape{1});
-  std::vector<double> k, v, head(static_cast<size_t>(dim));
-  for (int32_t s = 0; s < plan.num_sequences; ++s) {
+  const bool scaled = cache.dtype == DType::f8_e4m3;
+  const double k_scale = scaled ? cache.k_scale : 1.0, v_scale = scaled ? cache.v_scale : 1.0;
+  pool_.parallel_for(plan.num_sequences * weights.num_heads, [&](int64_t task, int) {
+    const auto s = static_cast<int32_t>(task / weights.num_heads);
+    const int64_t h = task % weights.num_heads;
     const SequenceStep& step = plan.sequences[s];
-    for (int64_t h = 0; h < weights.num_heads; ++h) {
-      const int64_t kv_head = h / (weights.num_heads / kv_heads);
-      k.clear();
-      v.clear();
-      for (int64_t i = 0; i < step.kv_len * dim; ++i) {
-        const int64_t at = kv_index(plan, s, i / dim, kv_head, kv_heads, dim) + i % dim;
-        k.push_back(element(keys, at));
-        v.push_back(element(values, at));
-      }
-      for (int64_t t = 0; t < step.q_len; ++t) {
-        const int64_t at = ((step.first_row + t) * weights.num_heads + h) * dim;
-        reference::attention(q.as<float>() + at, k.data(), v.data(), start_of(step) + t + 1, dim,
-                             head.data());
-        for (int64_t i = 0; i < dim; ++i) store(core, at + i, head[static_cast<size_t>(i)]);
-      }
+    const int64_t kv_head = h / (weights.num_heads / kv_heads);
+    std::vector<double> k, v, head(static_cast<size_t>(dim));
+    for (int64_t i = 0; i < step.kv_len * dim; ++i) {
+      const int64_t at = kv_index(plan, s, i / dim, kv_head, kv_heads, dim) + i % dim;
+      k.push_back(element(keys, at) * k_scale);
+      v.push_back(element(values, at) * v_scale);
     }
-  }
+    for (int64_t t = 0; t < step.q_len; ++t) {
+      const int64_t at = ((step.first_row + t) * weights.num_heads + h) * dim;
+      reference::attention(q.as<float>() + at, k.data(), v.data(), start_of(step) + t + 1, dim,
+                           head.data());
+      for (int64_t i = 0; i < dim; ++i) store(core, at + i, head[static_cast<size_t>(i)]);
+    }
+  });
 }
 
 void ReferenceDevice::short_conv(const StepPlan& plan, const DeltaNetWeights& weights,
                                  const StateLayer& cache, ConstTensorView x, TensorView out) {
-  NIBBLE_CHECK(plan.num_state_saves == 0, "the reference device saves no states");
   const int64_t channels = x.row_elements();
   const int64_t columns = cache.conv_columns;
   for (int32_t s = 0; s < plan.num_sequences; ++s) {
@@ -380,73 +478,59 @@ void ReferenceDevice::short_conv(const StepPlan& plan, const DeltaNetWeights& we
     for (size_t i = 0; i < result.size(); ++i) {
       store(out, step.first_row * channels + static_cast<int64_t>(i), result[i]);
     }
-    for (int64_t i = 0; i < columns * channels; ++i) {
-      store(window(step.state_write_slot), i, rows[static_cast<size_t>(step.q_len * channels + i)]);
-    }
+    const auto keep = [&](int32_t slot, int64_t tokens) {
+      for (int64_t i = 0; i < columns * channels; ++i) {
+        store(window(slot), i, rows[static_cast<size_t>(tokens * channels + i)]);
+      }
+    };
+    keep(step.state_write_slot, step.q_len);
+    for_saves(plan, s, keep);
   }
 }
 
 void ReferenceDevice::gated_delta(const StepPlan& plan, const DeltaNetWeights& weights,
                                   const StateLayer& cache, ConstTensorView qkv, ConstTensorView g,
                                   ConstTensorView beta, TensorView core) {
-  const int64_t dk = weights.key_head_dim;
-  const int64_t dv = weights.value_head_dim;
-  const int64_t keys = weights.num_key_heads * dk;
-  std::vector<double> head(static_cast<size_t>(dv));
-  for (int32_t s = 0; s < plan.num_sequences; ++s) {
+  const int64_t dk = weights.key_head_dim, dv = weights.value_head_dim;
+  const int64_t keys = weights.num_key_heads * dk, heads = weights.num_value_heads;
+  pool_.parallel_for(plan.num_sequences * heads, [&](int64_t task, int) {
+    const auto s = static_cast<int32_t>(task / heads);
+    const int64_t h = task % heads;
     const SequenceStep& step = plan.sequences[s];
-    for (int64_t h = 0; h < weights.num_value_heads; ++h) {
-      const int64_t key_head = h / (weights.num_value_heads / weights.num_key_heads);
-      const float* old =
-          cache.recurrent + step.state_read_slot * cache.recurrent_stride + h * dk * dv;
-      std::vector<double> state(static_cast<size_t>(dk * dv), 0.0);
-      if (step.state_read_slot != kZeroState) state.assign(old, old + dk * dv);
-      for (int64_t r = step.first_row; r < step.first_row + step.q_len; ++r) {
-        const float* row = qkv.as<float>() + r * qkv.row_elements();
-        const int64_t gate = r * weights.num_value_heads + h;
-        const reference::DeltaToken token{.q = row + key_head * dk,
-                                          .k = row + keys + key_head * dk,
-                                          .v = row + 2 * keys + h * dv,
-                                          .g = element(g, gate),
-                                          .beta = element(beta, gate)};
-        reference::gated_delta_step(token, dk, dv, state.data(), head.data());
-        for (int64_t i = 0; i < dv; ++i) store(core, gate * dv + i, head[static_cast<size_t>(i)]);
-      }
-      float* next = cache.recurrent + step.state_write_slot * cache.recurrent_stride + h * dk * dv;
-      for (size_t i = 0; i < state.size(); ++i) next[i] = static_cast<float>(state[i]);
+    const int64_t key_head = h / (heads / weights.num_key_heads);
+    const auto state_of = [&](int32_t slot) {
+      return cache.recurrent + slot * cache.recurrent_stride + h * dk * dv;
+    };
+    std::vector<double> head(static_cast<size_t>(dv));
+    std::vector<double> state(static_cast<size_t>(dk * dv), 0.0);
+    if (step.state_read_slot != kZeroState) {
+      state.assign(state_of(step.state_read_slot), state_of(step.state_read_slot) + dk * dv);
     }
-  }
+    const auto keep = [&](int32_t slot) {
+      for (size_t i = 0; i < state.size(); ++i) state_of(slot)[i] = static_cast<float>(state[i]);
+    };
+    for (int64_t r = step.first_row; r < step.first_row + step.q_len; ++r) {
+      const float* row = qkv.as<float>() + r * qkv.row_elements();
+      const int64_t gate = r * heads + h;
+      const reference::DeltaToken token{.q = row + key_head * dk,
+                                        .k = row + keys + key_head * dk,
+                                        .v = row + 2 * keys + h * dv,
+                                        .g = element(g, gate),
+                                        .beta = element(beta, gate)};
+      reference::gated_delta_step(token, dk, dv, state.data(), head.data());
+      for (int64_t i = 0; i < dv; ++i) store(core, gate * dv + i, head[static_cast<size_t>(i)]);
+      for_saves(plan, s, [&](int32_t slot, int64_t tokens) {
+        if (tokens == r - step.first_row + 1) keep(slot);
+      });
+    }
+    keep(step.state_write_slot);
+  });
 }
 
 }  // namespace
 
-std::unique_ptr<device::Device> make_reference_device(ThreadPool&) {
-  return std::make_unique<ReferenceDevice>();
+std::unique_ptr<Device> make_reference_device(Arithmetic arithmetic, ThreadPool& pool) {
+  return std::make_unique<ReferenceDevice>(arithmetic, pool);
 }
 
-std::vector<float> rope_table_rows(const formats::ModelConfig& config,
-                                   const std::vector<int32_t>& rows, bool cosines) {
-  const int64_t pairs = config.rotary_dim() / 2;
-  std::vector<float> frequencies(static_cast<size_t>(pairs));
-  cpu::rope_inverse_frequencies(config.rope_theta, config.rotary_dim(), frequencies.data());
-  std::vector<float> table(static_cast<size_t>(2 * pairs)), out;
-  for (const int32_t row : rows) {
-    const int32_t position[3] = {row, row, row};
-    cpu::RopeTableArgs args{.positions = position,
-                            .inverse_frequencies = frequencies.data(),
-                            .table = table.data(),
-                            .rotary_dim = config.rotary_dim(),
-                            .mrope_section = {}};
-    for (size_t axis = 0; axis < 3; ++axis) {
-      args.mrope_section[axis] = static_cast<int32_t>(config.mrope_section[axis]);
-    }
-    cpu::rope_table(args, 0, 1);
-    for (int half = 0; half < 2; ++half) {
-      const auto first = table.begin() + (cosines ? 0 : pairs);
-      out.insert(out.end(), first, first + pairs);
-    }
-  }
-  return out;
-}
-
-}  // namespace nibble::test
+}  // namespace nibble::device
