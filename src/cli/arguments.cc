@@ -191,6 +191,14 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
                "How NVFP4 block scales are chosen; auto: as the recipe has it");
   flags.option("--rules", options.rules,
                "Formats by module name: lines \"PATTERN bf16|fp8|nvfp4|nvfp4-weight-only\"");
+  app.add_option(
+         "--report", options.report,
+         "Measure perplexity and KL divergence against SOURCE on this text and put them into "
+         "the report and the model card; without FILE: SOURCE/eval/heldout.txt or "
+         "heldout_generated.txt")
+      ->type_name("[FILE]")
+      ->expected(0, 1)
+      ->default_str(kDefaultReportText);
   flags.choice("--arithmetic", options.arithmetic, {"f32", "exact"},
                "Arithmetic of the calibration run");
   flags
@@ -246,8 +254,10 @@ void add_kld(CLI::App& eval, KldOptions& options) {
       ->check(CLI::Range(int64_t{5}, int64_t{1} << 24));
   app.add_flag("--routing,!--no-routing", options.routing,
                "Compare the experts chosen in every layer (default)");
-  flags.count("--noise-tokens", options.noise_tokens,
-              "Tokens of the noise floor (the base in other ways); 0: none");
+  flags.count(
+      "--noise-tokens", options.noise_tokens,
+      "First tokens of the text on which the base is run again in two other ways, for the noise "
+      "floor; 0: none");
   flags
       .option("--hidden-memory", options.hidden_memory,
               "Hidden rows kept at a time; a longer text goes through the layers in groups")

@@ -47,6 +47,9 @@ struct InspectOptions {
   bool json = false;
 };
 
+/// --report without a file.
+inline constexpr const char* kDefaultReportText = "auto";
+
 struct QuantizeOptions {
   std::string source;
   std::string destination;
@@ -57,6 +60,7 @@ struct QuantizeOptions {
   std::string compat;  // modelopt-{0.44,0.47}-{cuda,cpu}
   std::string scales = "auto";  // auto: the recipe's own; max, mse, four-over-six, hessian
   std::string rules;  // file of format rules
+  std::string report;  // text to measure the result on; kDefaultReportText; empty: do not
   std::string verify;  // a quantized directory to check instead of making one
   std::string against;  // its BF16 source
   std::string arithmetic = "f32";
@@ -94,7 +98,8 @@ struct KldOptions {
   std::string format = "full";  // of save_base: full, exact, topk, llama
   int64_t base_topk = 1024;
   bool routing = true;
-  int64_t noise_tokens = 1024;  // rows of the noise floor's runs; 0: none
+  // Rows of the noise floor's runs; 0: none. Few positions make most of it, so it takes many.
+  int64_t noise_tokens = 65536;
   std::string hidden_memory = "1GiB";
   std::string html;
 };

@@ -8,17 +8,20 @@
 #include "cli/interrupt.h"
 #include "cli/model_session.h"
 #include "cli/progress.h"
+#include "cli/report_measure.h"
 #include "formats/nvfp4_search.h"
 #include "model/checkpoint_source.h"
 #include "quantize/calibration.h"
 #include "quantize/exporter.h"
 #include "quantize/finite_check.h"
+#include "quantize/quality_report.h"
 
 #include <fmt/format.h>
 
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -77,6 +80,9 @@ class QuantizeRun {
     NIBBLE_ASSIGN_OR_RETURN(source_, model::CheckpointSource::open(*checkpoint_, config));
     NIBBLE_RETURN_IF_ERROR(quantize::check_quantizable(*source_, job_));
     NIBBLE_ASSIGN_OR_RETURN(calibration_, choose_calibration(options_));
+    if (!options_.report.empty()) {
+      NIBBLE_ASSIGN_OR_RETURN(report_text_, choose_report(options_, calibration_));
+    }
     if (needs_moments() && calibration_.sequences.empty()) {
       return Error{ErrorCode::invalid_argument,
                    "--scales hessian: needs a calibration run, not --amax"};
@@ -179,6 +185,14 @@ class QuantizeRun {
       return interrupt_signal() == 0;
     };
     job_.moments = [&](int layer) { return quantize::LayerMoments::read(moments_note(layer)); };
+    if (report_text_) {
+      job_.measure = [&](const std::string& folder) {
+        bar.finish();
+        fmt::print("report       against {} on {}\n", options_.source, report_text_->eval.data);
+        std::fflush(stdout);
+        return measure_quality(*report_text_, folder);
+      };
+    }
     NIBBLE_ASSIGN_OR_RETURN(
         report_, quantize::export_checkpoint(*compute_.device, *source_, *checkpoint_, maxima_,
                                              job_, *folder_, progress));
@@ -200,6 +214,7 @@ class QuantizeRun {
     const quantize::GroupError& all = report_.errors.at("all");
     fmt::print("error        {:.5f} relative, {:.2f} dB over {} matrices; worst {:.4f} at {}\n",
                all.relative(), all.sqnr(), all.matrices, all.largest, all.largest_name);
+    if (report_.quality) fmt::print("quality      {}\n", quantize::quality_line(*report_.quality));
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started_;
     fmt::print("written      {} in {:.1f} s\n", options_.destination, seconds.count());
   }
@@ -210,6 +225,7 @@ class QuantizeRun {
   std::unique_ptr<formats::Checkpoint> checkpoint_;
   std::unique_ptr<model::CheckpointSource> source_;
   Calibration calibration_;
+  std::optional<KldOptions> report_text_;
   ComputeDevice compute_;
   std::unique_ptr<OutputFolder> folder_;
   ActivationMaxima maxima_;

@@ -4,32 +4,16 @@
 #include "cli/exit_codes.h"
 #include "cli/interrupt.h"
 #include "cli/model_session.h"
+#include "cli/opened_checkpoint.h"
 #include "cli/progress.h"
 #include "quantize/verify.h"
 
 #include <fmt/format.h>
 
-#include <memory>
 #include <string>
 
 namespace nibble::cli {
 namespace {
-
-// A checkpoint and its view as a model, for as long as both are needed.
-struct Opened {
-  std::unique_ptr<formats::Checkpoint> checkpoint;
-  std::unique_ptr<model::CheckpointSource> source;
-
-  static Result<Opened> open(const std::string& directory) {
-    Opened out;
-    NIBBLE_ASSIGN_OR_RETURN(const formats::ModelConfig config,
-                            formats::load_model_config(directory));
-    NIBBLE_ASSIGN_OR_RETURN(auto checkpoint, formats::Checkpoint::open(directory));
-    out.checkpoint = std::make_unique<formats::Checkpoint>(std::move(checkpoint));
-    NIBBLE_ASSIGN_OR_RETURN(out.source, model::CheckpointSource::open(*out.checkpoint, config));
-    return out;
-  }
-};
 
 void print(const quantize::VerifyReport& report) {
   fmt::print("matrices     {} NVFP4, {} FP8, {} BF16; {} tensors are copies of the source's\n",
@@ -47,15 +31,15 @@ void print(const quantize::VerifyReport& report) {
 }
 
 Result<bool> verify(const QuantizeOptions& options) {
-  NIBBLE_ASSIGN_OR_RETURN(const Opened original, Opened::open(options.against));
-  NIBBLE_ASSIGN_OR_RETURN(const Opened quantized, Opened::open(options.verify));
+  NIBBLE_ASSIGN_OR_RETURN(const auto original, OpenedCheckpoint::open(options.against));
+  NIBBLE_ASSIGN_OR_RETURN(const auto quantized, OpenedCheckpoint::open(options.verify));
   NIBBLE_ASSIGN_OR_RETURN(const ComputeDevice compute,
                           make_compute_device("cpu", options.arithmetic, options.threads));
   Progress bar("verifying");
   NIBBLE_ASSIGN_OR_RETURN(
       const quantize::VerifyReport report,
-      quantize::verify(*compute.device, {*original.checkpoint, *original.source},
-                       {*quantized.checkpoint, *quantized.source},
+      quantize::verify(*compute.device, {*original->checkpoint, *original->source},
+                       {*quantized->checkpoint, *quantized->source},
                        [&](int64_t done, int64_t total) {
                          bar.update(done, total, fmt::format("expert {} of {}", done, total));
                          return interrupt_signal() == 0;

@@ -386,6 +386,9 @@ Result<ExportReport> Exporter::run(OutputFolder& folder) {
   report_.errors = errors_.groups();
   report_.warnings = scales_.warnings;
   NIBBLE_RETURN_IF_ERROR(write_configuration(folder));
+  if (job_.measure) {
+    NIBBLE_ASSIGN_OR_RETURN(report_.quality, job_.measure(folder.partial()));
+  }
   NIBBLE_RETURN_IF_ERROR(write_report(folder));
   NIBBLE_RETURN_IF_ERROR(folder.publish());
   progress_(report_.destination_bytes, report_.destination_bytes);

@@ -14,11 +14,13 @@
 #include "quantize/calibration_summary.h"
 #include "quantize/error_log.h"
 #include "quantize/format_plan.h"
+#include "quantize/measured_quality.h"
 #include "quantize/moments.h"
 #include "quantize/output_folder.h"
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,8 @@ struct ExportJob {
   formats::ScaleMethod scales = formats::ScaleMethod::max;
   MomentSource moments;  // for hessian
   size_t max_shard_bytes = formats::kMaxShardBytes;
+  /// What the written folder is worth, measured before it is published; may be empty.
+  std::function<Result<MeasuredQuality>(const std::string& folder)> measure;
   // Only told in the report.
   std::string producer = "nibble";
   CalibrationSummary calibration;
@@ -48,6 +52,7 @@ struct ExportReport {
   int64_t all_weights = 0;  // elements of all tensors of the source
   std::map<std::string, GroupError> errors;
   std::vector<std::string> warnings;
+  std::optional<MeasuredQuality> quality;
 };
 
 /// Called with (bytes written, bytes in all); false stops with ErrorCode::cancelled and keeps the

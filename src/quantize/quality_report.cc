@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <filesystem>
 
 namespace nibble::quantize {
@@ -78,29 +79,118 @@ bool is_mixed(const ExportJob& job) {
   return mixed;
 }
 
-// From the loaders' sources; none of them was run by whoever wrote the file.
-std::string loaders_text(const ExportJob& job) {
+bool has_format(const Recipe& recipe, ModuleFormat format) {
+  const auto modules = modules_of(recipe);
+  return std::any_of(modules.begin(), modules.end(),
+                     [&](const auto& module) { return module.second == format; });
+}
+
+// What the loaders' sources say (spec nvfp4.md 2.4, 2.6, 5); no loader was run.
+std::string vllm_text(const ExportJob& job) {
   const Recipe& recipe = job.recipe;
+  std::string text;
   if (is_mixed(job)) {
-    return "This is a MIXED_PRECISION file. vLLM reads the map `quantized_layers` of "
-           "`config.json`; "
-           "SGLang needs a version that reads mixed precision from `hf_quant_config.json`; "
-           "TensorRT-LLM reads `hf_quant_config.json`. llama.cpp's converter takes NVFP4 experts, "
-           "but check that your version takes FP8 layers.";
+    text = "reads `MIXED_PRECISION` with the map `quantized_layers` of `config.json`";
+  } else if (recipe.routed_experts == ModuleFormat::nvfp4_weight_only) {
+    text = "accepts `W4A16_NVFP4` and runs it weight-only (Marlin)";
+  } else {
+    text = "`quant_method` modelopt with `NVFP4` selects `modelopt_fp4`";
   }
-  if (recipe.routed_experts == ModuleFormat::nvfp4_weight_only) {
-    return "This is a W4A16_NVFP4 file. vLLM runs it weight-only (Marlin). SGLang and TensorRT-LLM "
-           "list NVFP4, not this name. llama.cpp's converter repacks the same bits.";
+  if (recipe.lm_head == ModuleFormat::nvfp4) {
+    text += "; versions before PR 45132 stop at `lm_head.input_scale`";
   }
-  std::string text =
-      "This is an NVFP4 file. vLLM selects `modelopt_fp4`; SGLang reads it as `modelopt_fp4`; "
-      "TensorRT-LLM reads `hf_quant_config.json`. llama.cpp's converter repacks the same bits "
-      "where "
-      "row lengths are multiples of 64.";
-  if (recipe.delta_net == ModuleFormat::nvfp4) {
-    text += " Quantized linear-attention layers need a converter that reorders their scales too.";
+  if (recipe.kv == KvScheme::fp8_calibrated) {
+    text +=
+        "; the KV scales of this family are read up to 0.22, later versions (reported up to "
+        "0.27.1) take 1.0 instead";
   }
   return text;
+}
+
+std::string sglang_text(const ExportJob& job) {
+  std::string text;
+  if (is_mixed(job)) {
+    text = "newer versions read mixed precision, from `hf_quant_config.json`";
+  } else if (job.recipe.routed_experts == ModuleFormat::nvfp4_weight_only) {
+    text = "reads `NVFP4` and `FP8`; `W4A16_NVFP4` is not among the names it is known to take";
+  } else {
+    text = "reads it as `modelopt_fp4`";
+  }
+  if (job.recipe.kv == KvScheme::fp8_calibrated) text += "; KV scales since PR 31220";
+  return text;
+}
+
+std::string tensorrt_llm_text(const ExportJob& job) {
+  std::string text = "reads `hf_quant_config.json`";
+  if (!is_mixed(job) && job.recipe.routed_experts == ModuleFormat::nvfp4_weight_only) {
+    text += ", where it is known to take `NVFP4`, not `W4A16_NVFP4`";
+  }
+  return text +
+         "; builds before PR 13716 misread `weight_scale`, and release 1.2 does not know this "
+         "model family";
+}
+
+std::string llama_cpp_text(const ExportJob& job) {
+  std::string text =
+      "`convert_hf_to_gguf.py` repacks NVFP4 matrices bit for bit where rows are multiples of 64";
+  if (job.recipe.delta_net == ModuleFormat::nvfp4) {
+    text += "; the linear-attention projections need a version that reorders their scales too";
+  }
+  if (has_format(job.recipe, ModuleFormat::fp8)) {
+    text += "; what it does with FP8 matrices is not known to us";
+  }
+  if (job.recipe.kv == KvScheme::fp8_calibrated) text += "; KV scales are dropped";
+  return text;
+}
+
+std::string loaders_text(const ExportJob& job) {
+  return fmt::format(
+      "| program | this file |\n|---|---|\n| vLLM | {} |\n| SGLang | {} |\n| TensorRT-LLM | {} |\n"
+      "| llama.cpp | {} |\n\nFrom reading these projects, not from running this file in them: not "
+      "verified by us.\n",
+      vllm_text(job), sglang_text(job), tensorrt_llm_text(job), llama_cpp_text(job));
+}
+
+OrderedJson figure_json(const Figure& figure) {
+  return {{"value", figure.value}, {"error", figure.error}};
+}
+
+OrderedJson quality_json(const std::optional<MeasuredQuality>& quality) {
+  if (!quality) return nullptr;
+  OrderedJson noise = OrderedJson::array();
+  for (const MeasuredQuality::Noise& floor : quality->noise) {
+    noise.push_back(
+        {{"source_against_itself", floor.name}, {"kld", floor.kld}, {"tokens", floor.tokens}});
+  }
+  return {{"text", quality->text},
+          {"text_sha256", quality->text_sha256},
+          {"run", quality->run},
+          {"tokens", quality->tokens},
+          {"perplexity", figure_json(quality->perplexity)},
+          {"source_perplexity", figure_json(quality->base_perplexity)},
+          {"perplexity_ratio", figure_json(quality->perplexity_ratio)},
+          {"kld", figure_json(quality->kld)},
+          {"kld_99", quality->kld_99},
+          {"same_top", quality->same_top},
+          {"noise_floor", noise}};
+}
+
+std::string quality_section(const MeasuredQuality& q, bool calibrated) {
+  std::string text = fmt::format(
+      "## Against the source\n| | BF16 source | this file |\n|---|---|---|\n"
+      "| perplexity | {:.4f} | {:.4f} |\n| ratio (paired) | 1 | {:.5f} +/- {:.5f} |\n"
+      "| mean KL divergence | 0 | {:.6f} +/- {:.6f} |\n| 99 % of it | 0 | {:.5f} |\n"
+      "| same most likely token | 100 % | {:.2f} % |\n\n"
+      "{} scored tokens: {} (SHA-256 `{}`){}; {}. KL divergence in nats over the whole vocabulary, "
+      "no term left out.",
+      q.base_perplexity.value, q.perplexity.value, q.perplexity_ratio.value,
+      q.perplexity_ratio.error, q.kld.value, q.kld.error, q.kld_99, 100 * q.same_top, q.tokens,
+      q.text, q.text_sha256, calibrated ? ", not part of the calibration text" : "", q.run);
+  for (const MeasuredQuality::Noise& floor : q.noise) {
+    text += fmt::format(" Noise floor, the source against itself {}: {:.1e} ({} tokens).",
+                        floor.name, floor.kld, floor.tokens);
+  }
+  return text + "\n\n";
 }
 
 std::string error_table(const ExportReport& report) {
@@ -153,8 +243,15 @@ std::string quality_report_json(const ExportJob& job, const ExportReport& report
         {"bits_per_quantized_weight", bits(report.quantized_bytes, report.quantized_weights)},
         {"bits_per_weight", bits(report.destination_bytes, report.all_weights)}}},
       {"weight_error", errors},
+      {"against_source", quality_json(report.quality)},
       {"warnings", report.warnings}};
   return dump_json(out, 2) + "\n";
+}
+
+std::string quality_line(const MeasuredQuality& q) {
+  return fmt::format(
+      "KLD {:.6f} +/- {:.6f}, 99 % {:.5f}, same top {:.2f} %, perplexity ratio {:.5f} ({} tokens)",
+      q.kld.value, q.kld.error, q.kld_99, 100 * q.same_top, q.perplexity_ratio.value, q.tokens);
 }
 
 std::string model_card(const ExportJob& job, const ExportReport& report) {
@@ -182,9 +279,8 @@ std::string model_card(const ExportJob& job, const ExportReport& report) {
       format_bytes(report.destination_bytes),
       bits(report.quantized_bytes, report.quantized_weights),
       bits(report.destination_bytes, report.all_weights), error_table(report));
-  text += "## Loading\n" + loaders_text(job) +
-          " This paragraph comes from reading those loaders, not from running this file in them.\n";
-  return text;
+  if (report.quality) text += quality_section(*report.quality, job.calibration.tokens > 0);
+  return text + "## Loading\n" + loaders_text(job);
 }
 
 }  // namespace nibble::quantize

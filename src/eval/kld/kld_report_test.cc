@@ -1,6 +1,7 @@
 // Tests for the figures of a KL divergence against values worked out by hand.
 #include "eval/kld/kld_report.h"
 
+#include "eval/kld/kld_result.h"
 #include "eval/kld/layer_errors.h"
 #include "tensor/tensor.h"
 
@@ -109,6 +110,15 @@ TEST(KldReport, WorstHistogramAndRunningValues) {
   EXPECT_NEAR(report.running[1].mean_kld, 0.3, 1e-12);
   EXPECT_NEAR(report.running[2].mean_kld, report.kld.value, 1e-15);
   EXPECT_NEAR(report.running[2].perplexity, report.perplexity.value, 1e-12);
+}
+
+TEST(NoiseRemark, OnlyAboveTheGoal) {
+  KldResult result;
+  EXPECT_EQ(noise_remark(result), "");
+  result.noise.push_back(noise_floor_of("low", std::vector{record(0, 1, 9e-5, 0.5, 0.5)}));
+  EXPECT_EQ(noise_remark(result), "");
+  result.noise.push_back(noise_floor_of("high", std::vector{record(0, 1, 3e-4, 0.5, 0.5)}));
+  EXPECT_NE(noise_remark(result).find("3.0e-04, is above 1e-04"), std::string::npos);
 }
 
 TEST(TokenKind, ByFirstCharacter) {

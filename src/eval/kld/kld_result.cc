@@ -199,6 +199,18 @@ NoiseFloor noise_floor_of(std::string name, std::span<const PositionRecord> reco
   return floor;
 }
 
+std::string noise_remark(const KldResult& result) {
+  double largest = 0;
+  for (const NoiseFloor& floor : result.noise) largest = std::max(largest, floor.kld.value);
+  if (largest <= kNoiseGoal) return "";
+  return fmt::format(
+      "the noise floor, {:.1e}, is above {:.0e}: rounding linear inputs to BF16 turns router "
+      "choices "
+      "that are nearly tied. Measure it over more tokens (--noise-tokens), or compare with "
+      "--arithmetic f32, where nothing is rounded to BF16",
+      largest, kNoiseGoal);
+}
+
 std::string spread_label(size_t index) {
   const double percent = kSpreadPercents[index];
   if (percent == 100) return "Maximum";

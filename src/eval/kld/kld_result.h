@@ -42,6 +42,12 @@ struct KldResult {
   std::vector<WorstPosition> worst;
 };
 
+/// Two ways of computing one model should stay below this (spec eval.md 3.4).
+inline constexpr double kNoiseGoal = 1e-4;
+
+/// What to do when the noise is above kNoiseGoal; else empty.
+std::string noise_remark(const KldResult& result);
+
 /// "99.9%", "Median", "Maximum" for kSpreadPercents[index].
 std::string spread_label(size_t index);
 
