@@ -60,6 +60,7 @@ Result<Calibration> calibration_sequences(const QuantizeOptions& options, const 
     out.summary.data += fmt::format(" ({} cut to {} tokens)", shortened, options.calib_length);
   }
   std::string identity = options.arithmetic;
+  if (options.force_all_experts) identity += " all experts";
   for (const std::vector<int32_t>& sequence : out.sequences) {
     identity += fmt::format("\n{}", fmt::join(sequence, " "));
   }
@@ -69,7 +70,7 @@ Result<Calibration> calibration_sequences(const QuantizeOptions& options, const 
 
 }  // namespace
 
-Result<Calibration> choose_calibration(const QuantizeOptions& options) {
+Result<Calibration> choose_calibration(const QuantizeOptions& options, bool needed) {
   const int given = (options.amax.empty() ? 0 : 1) + (options.calib.empty() ? 0 : 1) +
                     (options.calib_tokens.empty() ? 0 : 1);
   if (given > 1) {
@@ -88,6 +89,11 @@ Result<Calibration> choose_calibration(const QuantizeOptions& options) {
         fmt::format("{} maxima of {}", out.table.values().size(), file_name(options.amax));
     const std::string table = out.table.table();
     out.digest = sha256_hex(std::as_bytes(std::span(table)));
+    return out;
+  }
+  if (!needed) {
+    Calibration out;
+    out.summary.data = "none: nothing that this recipe writes depends on it";
     return out;
   }
   std::string text = options.calib;

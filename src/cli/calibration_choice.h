@@ -20,8 +20,9 @@ struct Calibration {
   std::vector<std::vector<int32_t>> sequences;  // empty: the table is given
 };
 
-/// Reads what --amax, --calib or --calib-tokens name, else calibration.jsonl of the source. Errors:
-/// more than one of them, none to be found, files of a wrong form (invalid_argument).
-Result<Calibration> choose_calibration(const QuantizeOptions& options);
+/// Reads what --amax, --calib or --calib-tokens name, else calibration.jsonl of the source. With
+/// needed = false only a table is read, if one is named (it may clip weights). Errors: more than
+/// one of them, none to be found, files of a wrong form (invalid_argument).
+Result<Calibration> choose_calibration(const QuantizeOptions& options, bool needed);
 
 }  // namespace nibble::cli

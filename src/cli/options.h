@@ -66,6 +66,7 @@ struct QuantizeOptions {
   std::string arithmetic = "f32";
   int calib_samples = 128;
   int calib_length = 512;
+  bool force_all_experts = false;
   int threads = 0;
   bool overwrite = false;
 };

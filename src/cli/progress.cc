@@ -48,6 +48,14 @@ void Progress::update(int64_t done, int64_t total, const std::string& detail) {
   std::fflush(stderr);
 }
 
+void Progress::start(std::string what) {
+  finish();
+  what_ = std::move(what);
+  started_ = Clock::now();
+  last_ = {};
+  if (!terminal_) fmt::print(stderr, "{}\n", what_);
+}
+
 void Progress::finish() {
   if (line_open_ && terminal_) fmt::print(stderr, "\r\033[K");
   line_open_ = false;

@@ -17,6 +17,9 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void update(int64_t done, int64_t total, const std::string& detail = "");
+  /// From now on the work is `what`. Off a terminal that is a line of its own, so that a log shows
+  /// how far a run came.
+  void start(std::string what);
   /// Ends the line; later updates start a new one.
   void finish();
 

@@ -1,5 +1,5 @@
-// nibble quantize: BF16 checkpoint -> NVFP4 checkpoint. Maxima from a table or a calibration run,
-// then the export.
+// nibble quantize: BF16 checkpoint -> NVFP4 checkpoint, layer by layer. Maxima come from a table,
+// from running calibration text, or are not needed.
 #include "base/file.h"
 #include "base/sizes.h"
 #include "cli/calibration_choice.h"
@@ -13,7 +13,6 @@
 #include "model/checkpoint_source.h"
 #include "quantize/calibration.h"
 #include "quantize/exporter.h"
-#include "quantize/finite_check.h"
 #include "quantize/quality_report.h"
 
 #include <fmt/format.h>
@@ -28,14 +27,24 @@
 namespace nibble::cli {
 namespace {
 
-using quantize::ActivationMaxima;
 using quantize::Existing;
+using quantize::ExportPhase;
+using quantize::ExportPosition;
 using quantize::OutputFolder;
 
-// Name of the calibrated maxima inside the partial folder: an interrupted export goes on without
-// calibrating again.
-constexpr const char* kMaximaNote = "calibration.tsv";
-constexpr const char* kSummaryNote = "calibration.json";
+const char* phase_name(ExportPhase phase) {
+  switch (phase) {
+    case ExportPhase::copying:
+      return "copying";
+    case ExportPhase::calibrating:
+      return "calibrating";
+    case ExportPhase::quantizing:
+      return "quantizing";
+    case ExportPhase::publishing:
+      return "publishing";
+  }
+  return "?";
+}
 
 class QuantizeRun {
  public:
@@ -43,7 +52,7 @@ class QuantizeRun {
 
   Result<void> run() {
     NIBBLE_RETURN_IF_ERROR(open());
-    NIBBLE_RETURN_IF_ERROR(obtain_maxima());
+    NIBBLE_RETURN_IF_ERROR(prepare_calibration());
     NIBBLE_RETURN_IF_ERROR(write());
     print_report();
     return {};
@@ -78,12 +87,12 @@ class QuantizeRun {
     NIBBLE_ASSIGN_OR_RETURN(auto checkpoint, formats::Checkpoint::open(options_.source));
     checkpoint_ = std::make_unique<formats::Checkpoint>(std::move(checkpoint));
     NIBBLE_ASSIGN_OR_RETURN(source_, model::CheckpointSource::open(*checkpoint_, config));
-    NIBBLE_RETURN_IF_ERROR(quantize::check_quantizable(*source_, job_));
-    NIBBLE_ASSIGN_OR_RETURN(calibration_, choose_calibration(options_));
+    NIBBLE_ASSIGN_OR_RETURN(needs_, quantize::check_quantizable(*source_, job_));
+    NIBBLE_ASSIGN_OR_RETURN(calibration_, choose_calibration(options_, needs_.any()));
     if (!options_.report.empty()) {
       NIBBLE_ASSIGN_OR_RETURN(report_text_, choose_report(options_, calibration_));
     }
-    if (needs_moments() && calibration_.sequences.empty()) {
+    if (needs_.moments && calibration_.sequences.empty()) {
       return Error{ErrorCode::invalid_argument,
                    "--scales hessian: needs a calibration run, not --amax"};
     }
@@ -108,98 +117,76 @@ class QuantizeRun {
     return {};
   }
 
-  Result<void> obtain_maxima() {
-    if (calibration_.sequences.empty()) {
-      fmt::print("calibration  {}\n", calibration_.summary.data);
-      maxima_ = calibration_.table;
-      job_.calibration = calibration_.summary;
-      return {};
-    }
-    const std::string note = folder_->note(kMaximaNote);
-    const std::string summary = folder_->note(kSummaryNote);
-    if (folder_->continues() && file_exists(note)) {
-      NIBBLE_ASSIGN_OR_RETURN(maxima_, ActivationMaxima::read_table(note));
-      NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(summary));
-      NIBBLE_ASSIGN_OR_RETURN(job_.calibration, quantize::CalibrationSummary::parse(text, summary));
-      fmt::print("calibration  kept from the interrupted run in {}\n", folder_->partial());
-      return {};
-    }
+  Result<void> prepare_calibration() {
+    job_.calibration = calibration_.summary;
     fmt::print("calibration  {}\n", calibration_.summary.data);
     std::fflush(stdout);
-    NIBBLE_RETURN_IF_ERROR(check_weights());
-    NIBBLE_RETURN_IF_ERROR(calibrate());
-    NIBBLE_RETURN_IF_ERROR(write_file_atomic(summary, job_.calibration.to_json()));
-    return write_file_atomic(note, maxima_.table());  // last: it says that all the rest is there
-  }
-
-  bool needs_moments() const { return job_.scales == formats::ScaleMethod::hessian; }
-
-  std::string moments_note(int layer) const {
-    return folder_->note(fmt::format("moments-{}", layer));
-  }
-
-  // A weight that is not finite would show in the maxima only, without its name.
-  Result<void> check_weights() {
-    Progress bar("checking");
-    const auto checked = quantize::check_finite(*checkpoint_, [&](int64_t done, int64_t total) {
-      bar.update(done, total, format_bytes(done) + " of " + format_bytes(total));
-      return interrupt_signal() == 0;
-    });
-    if (!checked.ok() && checked.error().code == ErrorCode::corrupt) folder_->discard();
-    return checked;
-  }
-
-  Result<void> calibrate() {
-    Progress bar("calibrating");
-    const auto started = std::chrono::steady_clock::now();
-    quantize::CalibrationRequest request{calibration_.sequences, nullptr};
-    if (needs_moments()) {
-      request.moments = [&](int layer, const quantize::LayerMoments& moments) {
-        return moments.write(moments_note(layer));
-      };
-    }
+    if (calibration_.sequences.empty()) return {};
+    quantize::CalibrationRequest request;
+    request.sequences = calibration_.sequences;
+    request.gathered.moments = needs_.moments;
+    request.force_all_experts = options_.force_all_experts;
+    request.scratch = folder_->note("");
     NIBBLE_ASSIGN_OR_RETURN(
-        quantize::CalibrationResult result,
-        quantize::calibrate(*compute_.device, *source_, request, [&](int done, int total) {
-          bar.update(done, total, fmt::format("layer {} of {}", done, total));
-          return interrupt_signal() == 0;
-        }));
-    bar.finish();
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
-    fmt::print("             {}/{} experts calibrated, {} tokens, {:.1f} s\n", result.experts_seen,
-               result.experts_total, result.tokens, seconds.count());
-    if (result.experts_seen < result.experts_total) {
-      fmt::print("             (an expert without tokens takes its layer's common input scale)\n");
-    }
-    job_.calibration = calibration_.summary;
-    job_.calibration.experts_per_layer = source_->config().num_experts;
-    job_.calibration.experts_seen = result.experts_seen_by_layer;
-    maxima_ = std::move(result.maxima);
+        calibrator_, quantize::Calibrator::open(*compute_.device, *source_, std::move(request),
+                                                [this](int64_t done, int64_t total) {
+                                                  return show_sequences(done, total);
+                                                }));
+    job_.statistics = [this](int layer) { return calibrator_->layer(layer); };
     return {};
   }
 
+  bool show_sequences(int64_t done, int64_t total) {
+    bar_.update(done, total, fmt::format("sequence {} of {}", done, total));
+    return interrupt_signal() == 0;
+  }
+
+  bool show(const ExportPosition& position) {
+    if (position.phase != shown_.phase || position.layer != shown_.layer) start_phase(position);
+    if (position.phase != ExportPhase::calibrating) {
+      bar_.update(position.done_bytes, position.total_bytes,
+                  format_bytes(position.done_bytes) + " of " + format_bytes(position.total_bytes));
+    }
+    return interrupt_signal() == 0;
+  }
+
+  void start_phase(const ExportPosition& position) {
+    shown_ = position;
+    const std::string name = phase_name(position.phase);
+    bar_.start(position.layer < 0 ? name
+                                  : fmt::format("layer {}/{} {}", position.layer + 1,
+                                                source_->config().num_hidden_layers, name));
+  }
+
   Result<void> write() {
-    Progress bar("quantizing");
-    const auto progress = [&](int64_t done, int64_t total) {
-      bar.update(done, total, format_bytes(done) + " of " + format_bytes(total));
-      return interrupt_signal() == 0;
-    };
-    job_.moments = [&](int layer) { return quantize::LayerMoments::read(moments_note(layer)); };
     if (report_text_) {
-      job_.measure = [&](const std::string& folder) {
-        bar.finish();
+      job_.measure = [this](const std::string& folder) {
+        bar_.finish();
         fmt::print("report       against {} on {}\n", options_.source, report_text_->eval.data);
         std::fflush(stdout);
         return measure_quality(*report_text_, folder);
       };
     }
     NIBBLE_ASSIGN_OR_RETURN(
-        report_, quantize::export_checkpoint(*compute_.device, *source_, *checkpoint_, maxima_,
-                                             job_, *folder_, progress));
+        report_, quantize::export_checkpoint(
+                     *compute_.device, *source_, *checkpoint_, calibration_.table, job_, *folder_,
+                     [this](const ExportPosition& position) { return show(position); }));
+    bar_.finish();
     return {};
   }
 
+  void print_coverage() const {
+    const quantize::CalibrationSummary& calibration = report_.calibration;
+    for (size_t layer = 0; layer < calibration.experts_seen.size(); ++layer) {
+      fmt::print("coverage     layer {}: {} of {} experts\n", layer,
+                 calibration.experts_seen[layer], calibration.experts_per_layer);
+    }
+    if (calibration.seen() == calibration.total()) return;
+    fmt::print("             (an expert without tokens takes its layer's common input scale)\n");
+  }
+
   void print_report() const {
+    print_coverage();
     for (const std::string& warning : report_.warnings) fmt::print("warning      {}\n", warning);
     const auto bits = [](int64_t bytes, int64_t weights) {
       return 8 * static_cast<double>(bytes) / static_cast<double>(weights);
@@ -228,7 +215,10 @@ class QuantizeRun {
   std::optional<KldOptions> report_text_;
   ComputeDevice compute_;
   std::unique_ptr<OutputFolder> folder_;
-  ActivationMaxima maxima_;
+  quantize::StatisticsNeeds needs_;
+  std::unique_ptr<quantize::Calibrator> calibrator_;
+  Progress bar_{"quantizing"};
+  ExportPosition shown_{ExportPhase::publishing, -2, 0, 0};  // no phase that is ever entered
   quantize::ExportReport report_;
 };
 

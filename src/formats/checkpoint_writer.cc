@@ -47,6 +47,10 @@ std::vector<std::vector<TensorSpec>> cut_into_shards(std::vector<TensorSpec> ten
   return shards;
 }
 
+bool none_written(std::string_view) {
+  return false;
+}
+
 bool holds_exactly(const SafetensorsReader& file, const std::vector<TensorSpec>& tensors) {
   if (file.tensors().size() != tensors.size()) return false;
   for (const TensorSpec& wanted : tensors) {
@@ -72,7 +76,8 @@ void CheckpointWriter::plan(std::vector<TensorSpec> tensors, size_t max_shard_by
 
 Result<CheckpointWriter> CheckpointWriter::create(const std::string& directory,
                                                   std::vector<TensorSpec> tensors,
-                                                  size_t max_shard_bytes) {
+                                                  size_t max_shard_bytes,
+                                                  const WrittenTensors& written) {
   if (!directory_exists(directory)) {
     return Error{ErrorCode::not_found, directory + ": no such directory"};
   }
@@ -89,9 +94,13 @@ Result<CheckpointWriter> CheckpointWriter::create(const std::string& directory,
       writer.total_bytes_ += tensor.bytes();
     }
     const std::string path = directory + "/" + shard.file;
-    if (!file_exists(path)) continue;
-    const auto existing = SafetensorsReader::open(path);
-    shard.finished = existing.ok() && holds_exactly(existing.value(), shard.tensors);
+    if (file_exists(path)) {
+      const auto existing = SafetensorsReader::open(path);
+      shard.finished = existing.ok() && holds_exactly(existing.value(), shard.tensors);
+    }
+    const bool begun = written && std::any_of(shard.tensors.begin(), shard.tensors.end(),
+                                              [&](const auto& t) { return written(t.name); });
+    if (begun && !shard.finished) NIBBLE_RETURN_IF_ERROR(writer.start(shard, written));
   }
   const std::string index = directory + "/" + kIndexFile;
   if (!std::all_of(writer.shards_.begin(), writer.shards_.end(),
@@ -108,9 +117,10 @@ bool CheckpointWriter::needs(std::string_view name) const {
   return !shards_[it->second].finished;
 }
 
-Result<void> CheckpointWriter::start(Shard& shard) {
-  NIBBLE_ASSIGN_OR_RETURN(SafetensorsWriter writer,
-                          SafetensorsWriter::create(directory_ + "/" + shard.file, shard.tensors));
+Result<void> CheckpointWriter::start(Shard& shard, const WrittenTensors& written) {
+  NIBBLE_ASSIGN_OR_RETURN(
+      SafetensorsWriter writer,
+      SafetensorsWriter::go_on(directory_ + "/" + shard.file, shard.tensors, written));
   shard.writer = std::move(writer);
   return {};
 }
@@ -127,16 +137,23 @@ Result<void> CheckpointWriter::append(std::string_view name, std::span<const std
   NIBBLE_CHECK(it != shard_of_.end(), "tensor was not declared", std::string(name));
   Shard& shard = shards_[it->second];
   NIBBLE_CHECK(!shard.finished, "the shard is finished", shard.file, std::string(name));
-  if (!shard.writer) NIBBLE_RETURN_IF_ERROR(start(shard));
+  if (!shard.writer) NIBBLE_RETURN_IF_ERROR(start(shard, none_written));
   NIBBLE_RETURN_IF_ERROR(shard.writer->append(name, bytes));
   return shard.writer->complete() ? complete(shard) : Result<void>();
+}
+
+Result<void> CheckpointWriter::sync() const {
+  for (const Shard& shard : shards_) {
+    if (shard.writer) NIBBLE_RETURN_IF_ERROR(shard.writer->sync());
+  }
+  return {};
 }
 
 Result<void> CheckpointWriter::finish() {
   std::map<std::string, std::string> shard_of;
   for (Shard& shard : shards_) {
     // A shard of empty tensors has waited for no byte.
-    if (!shard.finished && !shard.writer) NIBBLE_RETURN_IF_ERROR(start(shard));
+    if (!shard.finished && !shard.writer) NIBBLE_RETURN_IF_ERROR(start(shard, none_written));
     if (!shard.finished) NIBBLE_RETURN_IF_ERROR(complete(shard));
     for (const TensorSpec& tensor : shard.tensors) shard_of[tensor.name] = shard.file;
   }

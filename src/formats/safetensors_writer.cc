@@ -73,6 +73,30 @@ std::string temporary_name(const std::string& path) {
 
 }  // namespace
 
+Result<void> SafetensorsWriter::place(const std::vector<const TensorSpec*>& order,
+                                      size_t data_offset) {
+  size_t offset = data_offset;
+  for (const TensorSpec* tensor : order) {
+    if (!slots_.emplace(tensor->name, Slot{offset, tensor->bytes()}).second) {
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("{}: tensor {} declared twice", path_, quoted_name(tensor->name))};
+    }
+    offset += tensor->bytes();
+  }
+  missing_bytes_ = offset - data_offset;
+  return {};
+}
+
+Result<void> SafetensorsWriter::write_header(const std::string& header) const {
+  const std::string temporary = temporary_name(path_);
+  // Reserving the space now reports a full disk before hours of work.
+  const size_t size = header.size() + missing_bytes_;
+  if (::fallocate(fd_, 0, 0, static_cast<off_t>(size)) != 0 && errno != EOPNOTSUPP) {
+    return errno_error(temporary, errno);
+  }
+  return write_at(fd_, 0, std::as_bytes(std::span(header)), temporary);
+}
+
 Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path,
                                                     const std::vector<TensorSpec>& tensors) {
   const auto order = layout_order(tensors);
@@ -81,27 +105,48 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path,
   const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) return errno_error(temporary, errno);
   SafetensorsWriter writer(path, fd);
-  size_t offset = header.size();
-  for (const TensorSpec* tensor : order) {
-    if (!writer.slots_.emplace(tensor->name, Slot{offset, tensor->bytes()}).second) {
-      return Error{ErrorCode::invalid_argument,
-                   fmt::format("{}: tensor {} declared twice", path, quoted_name(tensor->name))};
-    }
-    offset += tensor->bytes();
+  NIBBLE_RETURN_IF_ERROR(writer.place(order, header.size()));
+  NIBBLE_RETURN_IF_ERROR(writer.write_header(header));
+  return writer;
+}
+
+Result<SafetensorsWriter> SafetensorsWriter::go_on(const std::string& path,
+                                                   const std::vector<TensorSpec>& tensors,
+                                                   const WrittenTensors& written) {
+  const bool any = std::any_of(tensors.begin(), tensors.end(),
+                               [&](const TensorSpec& tensor) { return written(tensor.name); });
+  if (!any) {
+    NIBBLE_ASSIGN_OR_RETURN(SafetensorsWriter writer, create(path, tensors));
+    writer.keeps_temporary_ = true;
+    return writer;
   }
-  writer.missing_bytes_ = offset - header.size();
-  // Reserving the space now reports a full disk before hours of work.
-  if (::fallocate(fd, 0, 0, static_cast<off_t>(offset)) != 0 && errno != EOPNOTSUPP) {
-    return errno_error(temporary, errno);
+  const auto order = layout_order(tensors);
+  const std::string header = header_text(order);
+  const std::string temporary = temporary_name(path);
+  const int fd = ::open(temporary.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return errno_error(temporary, errno);
+  SafetensorsWriter writer(path, fd);
+  writer.keeps_temporary_ = true;
+  NIBBLE_RETURN_IF_ERROR(writer.place(order, header.size()));
+  std::string found(header.size(), '\0');
+  const off_t end = ::lseek(fd, 0, SEEK_END);
+  if (end != static_cast<off_t>(header.size() + writer.missing_bytes_) ||
+      ::pread(fd, found.data(), found.size(), 0) != static_cast<ssize_t>(found.size()) ||
+      found != header) {
+    return Error{ErrorCode::corrupt,
+                 temporary + ": is not the file that an interrupted run was writing"};
   }
-  NIBBLE_RETURN_IF_ERROR(
-      write_at(fd, 0, std::as_bytes(std::span(header.data(), header.size())), temporary));
+  for (auto& [name, slot] : writer.slots_) {
+    if (!written(name)) continue;
+    writer.missing_bytes_ -= std::exchange(slot.missing_bytes, 0);
+  }
   return writer;
 }
 
 SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&& other) noexcept
     : path_(std::move(other.path_)),
       fd_(std::exchange(other.fd_, -1)),
+      keeps_temporary_(other.keeps_temporary_),
       slots_(std::move(other.slots_)),
       missing_bytes_(other.missing_bytes_) {}
 
@@ -110,6 +155,7 @@ SafetensorsWriter& SafetensorsWriter::operator=(SafetensorsWriter&& other) noexc
   abandon();
   path_ = std::move(other.path_);
   fd_ = std::exchange(other.fd_, -1);
+  keeps_temporary_ = other.keeps_temporary_;
   slots_ = std::move(other.slots_);
   missing_bytes_ = other.missing_bytes_;
   return *this;
@@ -122,7 +168,7 @@ SafetensorsWriter::~SafetensorsWriter() {
 void SafetensorsWriter::abandon() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_name(path_).c_str());
+  if (!keeps_temporary_) ::unlink(temporary_name(path_).c_str());
   fd_ = -1;
 }
 
@@ -137,6 +183,11 @@ Result<void> SafetensorsWriter::append(std::string_view name, std::span<const st
   slot.offset += bytes.size();
   slot.missing_bytes -= bytes.size();
   missing_bytes_ -= bytes.size();
+  return {};
+}
+
+Result<void> SafetensorsWriter::sync() const {
+  if (::fdatasync(fd_) != 0) return errno_error(temporary_name(path_), errno);
   return {};
 }
 

@@ -3,7 +3,8 @@
 //
 // The file grows under a temporary name in the target's folder and gets its own name only when it
 // is complete and synced (design.md 3.14): a file with the final name is a finished file. Data is
-// laid out by falling element size, then name, so that every tensor is aligned.
+// laid out by falling element size, then name, so that every tensor is aligned. Every tensor has
+// its place from the start, so a later run can go on with those that are missing.
 #pragma once
 
 #include "base/result.h"
@@ -11,6 +12,7 @@
 #include "tensor/shape.h"
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -28,13 +30,24 @@ struct TensorSpec {
   size_t bytes() const { return static_cast<size_t>(shape.elements()) * dtype_bytes(dtype); }
 };
 
-/// Move-only. One thread at a time. Dropped before finish(), it removes its temporary file.
+/// Which tensors an earlier run has written whole and synced.
+using WrittenTensors = std::function<bool(std::string_view name)>;
+
+/// Move-only. One thread at a time. Dropped before finish(), it removes its temporary file, unless
+/// it came from go_on().
 class SafetensorsWriter {
  public:
   /// Creates `path`.tmp with the header. Repeated names are an error. A temporary file left by an
   /// earlier run is overwritten.
   static Result<SafetensorsWriter> create(const std::string& path,
                                           const std::vector<TensorSpec>& tensors);
+
+  /// The same for a file that may be made in several runs: the temporary file stays when the writer
+  /// is dropped. `written` tensors are taken from the file an earlier run left; that file being
+  /// gone or another one is an error (corrupt).
+  static Result<SafetensorsWriter> go_on(const std::string& path,
+                                         const std::vector<TensorSpec>& tensors,
+                                         const WrittenTensors& written);
 
   SafetensorsWriter(SafetensorsWriter&& other) noexcept;
   SafetensorsWriter& operator=(SafetensorsWriter&& other) noexcept;
@@ -49,6 +62,9 @@ class SafetensorsWriter {
   /// True when every tensor has all its bytes.
   bool complete() const { return missing_bytes_ == 0; }
 
+  /// On return everything appended is on the disk.
+  Result<void> sync() const;
+
   /// Syncs and renames to the final name. Aborts when not complete().
   Result<void> finish();
 
@@ -59,10 +75,13 @@ class SafetensorsWriter {
   };
 
   SafetensorsWriter(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  Result<void> place(const std::vector<const TensorSpec*>& order, size_t data_offset);
+  Result<void> write_header(const std::string& header) const;
   void abandon();
 
   std::string path_;
   int fd_ = -1;
+  bool keeps_temporary_ = false;
   std::map<std::string, Slot, std::less<>> slots_;
   size_t missing_bytes_ = 0;
 };

@@ -62,6 +62,11 @@ struct Columns {
 
 Result<ActivationMaxima> ActivationMaxima::read_table(const std::string& path) {
   NIBBLE_ASSIGN_OR_RETURN(const std::string text, read_file(path));
+  return parse_table(text, path);
+}
+
+Result<ActivationMaxima> ActivationMaxima::parse_table(std::string_view text,
+                                                       const std::string& what) {
   const std::vector<std::string_view> lines = split(text, '\n');
   const auto cells_of = [&](size_t i) {
     return split(lines[i].substr(0, lines[i].find('\r')), '\t');
@@ -69,7 +74,7 @@ Result<ActivationMaxima> ActivationMaxima::read_table(const std::string& path) {
   const Columns columns(cells_of(0));
   if (!columns.complete()) {
     return Error{ErrorCode::invalid_argument,
-                 path + ": line 1: expected the columns 'quantizer' and 'amax', separated by tabs"};
+                 what + ": line 1: expected the columns 'quantizer' and 'amax', separated by tabs"};
   }
   ActivationMaxima out;
   Problems problems;
@@ -92,7 +97,7 @@ Result<ActivationMaxima> ActivationMaxima::read_table(const std::string& path) {
           fmt::format("line {}: quantizer '{}' appears twice", i + 1, cells[columns.quantizer]));
     }
   }
-  if (!problems.empty()) return problems.error(ErrorCode::invalid_argument, path);
+  if (!problems.empty()) return problems.error(ErrorCode::invalid_argument, what);
   return out;
 }
 
@@ -113,6 +118,10 @@ std::optional<float> ActivationMaxima::find(const std::string& quantizer) const 
 void ActivationMaxima::raise(const std::string& quantizer, float magnitude) {
   const auto [it, inserted] = values_.emplace(quantizer, magnitude);
   if (!inserted) it->second = formats::max_or_nan(it->second, magnitude);
+}
+
+void ActivationMaxima::raise(const ActivationMaxima& other) {
+  for (const auto& [quantizer, amax] : other.values_) raise(quantizer, amax);
 }
 
 }  // namespace nibble::quantize

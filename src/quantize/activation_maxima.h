@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace nibble::quantize {
 
@@ -20,12 +21,16 @@ class ActivationMaxima {
   /// weights: the tensor's maximum). Other columns are ignored. Every bad line is listed
   /// (invalid_argument).
   static Result<ActivationMaxima> read_table(const std::string& path);
+  /// The same from the table's text; `what` names it in errors.
+  static Result<ActivationMaxima> parse_table(std::string_view text, const std::string& what);
   /// The table of all maxima, as read_table reads it.
   std::string table() const;
 
   std::optional<float> find(const std::string& quantizer) const;
   /// Raises the maximum of `quantizer`; NaN sticks.
   void raise(const std::string& quantizer, float magnitude);
+  /// Raises all that `other` has.
+  void raise(const ActivationMaxima& other);
   const std::map<std::string, float>& values() const { return values_; }
 
  private:

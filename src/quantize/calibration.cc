@@ -5,11 +5,13 @@
 #include "quantize/input_observer.h"
 #include "quantize/layer_caches.h"
 #include "quantize/member_table.h"
+#include "quantize/row_file.h"
 #include "tensor/tensor.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 namespace nibble::quantize {
@@ -17,13 +19,12 @@ namespace {
 
 // One sequence as a step of its own.
 struct SequenceRun {
-  std::vector<int32_t> tokens;
+  const std::vector<int32_t>& tokens;
   std::vector<int32_t> positions;  // [tokens][3]
   std::vector<int32_t> row_sequence;  // zeros
   device::SequenceStep step;
-  Tensor hidden;
 
-  SequenceRun(const std::vector<int32_t>& ids, int64_t hidden_size)
+  explicit SequenceRun(const std::vector<int32_t>& ids)
       : tokens(ids),
         row_sequence(ids.size(), 0),
         step{device::SequenceKind::prefill,
@@ -31,8 +32,7 @@ struct SequenceRun {
              static_cast<int32_t>(ids.size()),
              static_cast<int32_t>(ids.size()),
              device::kZeroState,
-             0},
-        hidden(DType::f32, Shape{static_cast<int64_t>(ids.size()), hidden_size}) {
+             0} {
     for (int32_t i = 0; i < step.q_len; ++i) positions.insert(positions.end(), 3, i);
   }
 
@@ -51,9 +51,8 @@ struct SequenceRun {
   }
 };
 
-Result<std::vector<SequenceRun>> make_runs(const formats::ModelConfig& config,
-                                           const std::vector<std::vector<int32_t>>& sequences) {
-  std::vector<SequenceRun> runs;
+Result<void> check_tokens(const formats::ModelConfig& config,
+                          const std::vector<std::vector<int32_t>>& sequences) {
   for (size_t i = 0; i < sequences.size(); ++i) {
     NIBBLE_CHECK(!sequences[i].empty(), "empty calibration sequence", i);
     for (const int32_t token : sequences[i]) {
@@ -63,106 +62,182 @@ Result<std::vector<SequenceRun>> make_runs(const formats::ModelConfig& config,
                                  config.vocab_size - 1)};
       }
     }
-    runs.emplace_back(sequences[i], config.hidden_size);
   }
-  return runs;
+  return {};
 }
 
-// The state of a calibration between its layers.
-class Calibrator {
+std::span<const std::byte> bytes_of(ConstTensorView view) {
+  return {view.data(), view.bytes()};
+}
+
+}  // namespace
+
+class Calibrator::Run {
  public:
-  Calibrator(device::Device& device, model::CheckpointSource& source,
-             const CalibrationRequest& request)
+  Run(device::Device& device, model::CheckpointSource& source, CalibrationRequest request,
+      CalibrationProgress progress)
       : device_(device),
         source_(source),
-        request_(request),
+        request_(std::move(request)),
+        progress_(std::move(progress)),
         decoder_(device, model::Placement()),
-        observer_(source.config(), source.prefix(), result_.maxima, request.moments != nullptr) {}
+        observer_(source.config(), source.prefix(), request_) {}
 
-  Result<CalibrationResult> run(const CalibrationProgress& progress) {
-    NIBBLE_RETURN_IF_ERROR(prepare());
-    const auto layers = static_cast<int>(source_.config().num_hidden_layers);
-    for (int i = 0; i < layers; ++i) {
-      if (!progress(i, layers)) return Error{ErrorCode::cancelled, "calibration was interrupted"};
-      NIBBLE_RETURN_IF_ERROR(run_layer(i));
+  Result<void> prepare() {
+    const formats::ModelConfig& config = source_.config();
+    NIBBLE_RETURN_IF_ERROR(check_tokens(config, request_.sequences));
+    int64_t longest = 0;
+    for (const auto& sequence : request_.sequences) {
+      tokens_ += static_cast<int64_t>(sequence.size());
+      longest = std::max(longest, static_cast<int64_t>(sequence.size()));
     }
-    NIBBLE_RETURN_IF_ERROR(run_head());
-    progress(layers, layers);
-    return std::move(result_);
+    NIBBLE_RETURN_IF_ERROR(device_.set_workspace(model::workspace_spec(config, longest)));
+    NIBBLE_ASSIGN_OR_RETURN(caches_, LayerCaches::create(device_, config, longest));
+    hidden_ = Tensor(DType::f32, Shape{longest, config.hidden_size});
+    return {};
+  }
+
+  Result<LayerStatistics> layer(int index) {
+    const int number =
+        index == kOutsideLayers ? static_cast<int>(source_.config().num_hidden_layers) : index;
+    if (next_ < 0) {
+      NIBBLE_RETURN_IF_ERROR(number == 0 ? embed() : find_rows(number));
+      next_ = number;
+    }
+    NIBBLE_CHECK(number == next_, "layers in order", number, next_);
+    ++next_;
+    LayerStatistics out;
+    NIBBLE_RETURN_IF_ERROR(index == kOutsideLayers ? run_head(out) : run_layer(index, out));
+    return out;
   }
 
  private:
-  Result<void> prepare() {
-    const formats::ModelConfig& config = source_.config();
-    NIBBLE_ASSIGN_OR_RETURN(runs_, make_runs(config, request_.sequences));
-    int64_t longest = 0;
-    for (const SequenceRun& run : runs_) {
-      result_.tokens += run.step.q_len;
-      longest = std::max<int64_t>(longest, run.step.q_len);
-    }
-    result_.experts_total = config.num_hidden_layers * config.num_experts;
-    NIBBLE_RETURN_IF_ERROR(device_.set_workspace(model::workspace_spec(config, longest)));
-    NIBBLE_ASSIGN_OR_RETURN(caches_, LayerCaches::create(device_, config, longest));
-    model::ModelWeights embedding;
-    NIBBLE_ASSIGN_OR_RETURN(embedding.embed_tokens, source_.embedding());
-    NIBBLE_CHECK(device_.shares_host_memory(), "calibration reads the embedding table in place");
-    for (SequenceRun& run : runs_) {
-      decoder_.embed(run.plan(caches_.pages(), nullptr), embedding, run.hidden.view());
+  size_t row_bytes() const {
+    return static_cast<size_t>(source_.config().hidden_size) * sizeof(float);
+  }
+  // Input of layer `number`: files 0 and 1 in turn.
+  std::string rows_path(int number) const {
+    return fmt::format("{}hidden-{}", request_.scratch, number % 2);
+  }
+  Result<void> find_rows(int number) {
+    NIBBLE_ASSIGN_OR_RETURN(in_, RowFile::open(rows_path(number), row_bytes(), tokens_));
+    return {};
+  }
+
+  // Calls body(sequence, its hidden rows, number of its first row) for every sequence.
+  template <typename Body>
+  Result<void> for_sequences(const Body& body) {
+    int64_t first = 0;
+    const auto total = static_cast<int64_t>(request_.sequences.size());
+    for (int64_t i = 0; i < total; ++i) {
+      if (!progress_(i, total)) return Error{ErrorCode::cancelled, "calibration was interrupted"};
+      const SequenceRun run(request_.sequences[static_cast<size_t>(i)]);
+      const TensorView hidden = hidden_.view().slice_rows(0, run.step.q_len);
+      NIBBLE_RETURN_IF_ERROR(body(run, hidden, first));
+      first += run.step.q_len;
     }
     return {};
   }
 
-  Result<void> run_layer(int index) {
+  Result<void> embed() {
+    NIBBLE_CHECK(device_.shares_host_memory(), "calibration reads the embedding table in place");
+    model::ModelWeights embedding;
+    NIBBLE_ASSIGN_OR_RETURN(embedding.embed_tokens, source_.embedding());
+    NIBBLE_ASSIGN_OR_RETURN(in_, RowFile::create(rows_path(0), row_bytes()));
+    const auto embed_one = [&](const SequenceRun& run, TensorView hidden, int64_t first) {
+      decoder_.embed(run.plan(caches_.pages(), nullptr), embedding, hidden);
+      device_.synchronize();
+      return in_.write(first, bytes_of(hidden));
+    };
+    NIBBLE_RETURN_IF_ERROR(for_sequences(embed_one));
+    source_.release_pages();
+    return in_.sync();
+  }
+
+  Result<void> run_layer(int index, LayerStatistics& out) {
     NIBBLE_ASSIGN_OR_RETURN(const model::LoadedLayer layer,
                             model::LoadedLayer::load(device_, source_, index));
     source_.release_pages();
-    observer_.start_layer(index);
-    for (SequenceRun& run : runs_) {
-      decoder_.layer(run.plan(caches_.pages(), &observer_), layer.weights(), caches_.cache(),
-                     run.hidden.view());
-    }
+    NIBBLE_ASSIGN_OR_RETURN(RowFile written, RowFile::create(rows_path(index + 1), row_bytes()));
+    observer_.start_layer(index, out);
+    const auto run_one = [&](const SequenceRun& run, TensorView hidden, int64_t first) {
+      return run_sequence(layer.weights(), run, hidden, first, written);
+    };
+    NIBBLE_RETURN_IF_ERROR(for_sequences(run_one));
+    NIBBLE_RETURN_IF_ERROR(written.sync());
+    in_ = std::move(written);
+    return observer_.finish_layer();
+  }
+
+  Result<void> run_sequence(const model::LayerWeights& weights, const SequenceRun& run,
+                            TensorView hidden, int64_t first, RowFile& written) {
+    NIBBLE_RETURN_IF_ERROR(in_.read(first, {hidden.data(), hidden.bytes()}));
+    decoder_.layer(run.plan(caches_.pages(), &observer_), weights, caches_.cache(), hidden);
     device_.synchronize();
-    const int64_t seen = observer_.finish_layer();
-    result_.experts_seen += seen;
-    result_.experts_seen_by_layer.push_back(seen);
-    return keep_moments(index);
+    if (request_.force_all_experts) force_experts(weights.moe);
+    return written.write(first, bytes_of(hidden));
+  }
+
+  // The rows that just went into the MLP through every expert, as many of them at a time as a
+  // token has slots.
+  void force_experts(const device::MoeWeights& weights) {
+    const ConstTensorView rows = observer_.mlp_rows();
+    const int64_t slots = source_.config().num_experts_per_tok;
+    const int64_t experts = source_.config().num_experts;
+    Tensor chosen(DType::i32, Shape{rows.rows(), slots});
+    Tensor out(rows.dtype(), Shape{rows.rows() * slots, source_.config().moe_intermediate_size});
+    for (int64_t base = 0; base < experts; base += slots) {
+      int32_t* choice = chosen.view().as<int32_t>();
+      for (int64_t i = 0; i < rows.rows() * slots; ++i) {
+        choice[i] = static_cast<int32_t>(std::min(base + i % slots, experts - 1));
+      }
+      device_.moe_gate_up(rows, weights.gate_up, chosen.view(), out.view());
+      device_.synchronize();
+      observer_.observe_forced_slots(out.view());
+    }
   }
 
   // The head itself is not run: only its input matters.
-  Result<void> run_head() {
+  Result<void> run_head(LayerStatistics& out) {
     NIBBLE_ASSIGN_OR_RETURN(const std::vector<float> weight,
                             source_.vector(model::Member::final_norm, kOutsideLayers));
-    observer_.start_head();
-    for (SequenceRun& run : runs_) {
-      Tensor normed(device_.activation_dtype(), run.hidden.view().shape());
-      device_.rms_norm(run.hidden.view(), weight.data(), normed.view());
+    observer_.start_head(out);
+    return for_sequences([&](const SequenceRun&, TensorView hidden, int64_t first) -> Result<void> {
+      NIBBLE_RETURN_IF_ERROR(in_.read(first, {hidden.data(), hidden.bytes()}));
+      Tensor normed(device_.activation_dtype(), hidden.shape());
+      device_.rms_norm(hidden, weight.data(), normed.view());
       device_.synchronize();
-      observer_.observe_head_input(normed.view());
-    }
-    return keep_moments(kOutsideLayers);
-  }
-
-  Result<void> keep_moments(int layer) {
-    return request_.moments == nullptr ? Result<void>()
-                                       : request_.moments(layer, observer_.moments());
+      return observer_.observe_head_input(normed.view());
+    });
   }
 
   device::Device& device_;
   model::CheckpointSource& source_;
-  const CalibrationRequest& request_;
+  const CalibrationRequest request_;
+  const CalibrationProgress progress_;
   model::Decoder decoder_;
-  CalibrationResult result_;
   InputObserver observer_;
-  std::vector<SequenceRun> runs_;
   LayerCaches caches_;
+  Tensor hidden_;  // of one sequence
+  RowFile in_;  // input of the next layer
+  int64_t tokens_ = 0;
+  int next_ = -1;  // layer whose input `in_` is; -1 before the first call
 };
 
-}  // namespace
+Calibrator::Calibrator(std::unique_ptr<Run> run) : run_(std::move(run)) {}
+Calibrator::~Calibrator() = default;
 
-Result<CalibrationResult> calibrate(device::Device& device, model::CheckpointSource& source,
-                                    const CalibrationRequest& request,
-                                    const CalibrationProgress& progress) {
-  return Calibrator(device, source, request).run(progress);
+Result<std::unique_ptr<Calibrator>> Calibrator::open(device::Device& device,
+                                                     model::CheckpointSource& source,
+                                                     CalibrationRequest request,
+                                                     CalibrationProgress progress) {
+  auto run = std::make_unique<Run>(device, source, std::move(request), std::move(progress));
+  NIBBLE_RETURN_IF_ERROR(run->prepare());
+  return std::unique_ptr<Calibrator>(new Calibrator(std::move(run)));
+}
+
+Result<LayerStatistics> Calibrator::layer(int index) {
+  return run_->layer(index);
 }
 
 }  // namespace nibble::quantize

@@ -1,43 +1,63 @@
-// Calibration: runs sequences of tokens through the model layer by layer and keeps the activation
-// maxima, and on request second moments.
+// Calibrator: runs sequences of tokens through the model one layer at a time and gathers what each
+// layer's linear inputs look like.
 //
-// One layer's weights are in memory at a time; the hidden rows of all sequences stay. Every
-// sequence is run alone, from an empty state (spec nvfp4.md 3.1: no padding). Token ids only; text
-// becomes tokens in cli/.
+// One layer's weights and one sequence's hidden rows are in memory; the hidden rows of all tokens
+// lie in two files that take turns, so that a run killed inside a layer still has that layer's
+// input. Every sequence is run alone, from an empty state (spec nvfp4.md 3.1: no padding). Token
+// ids only; text becomes tokens in cli/.
 #pragma once
 
 #include "device/device.h"
 #include "model/checkpoint_source.h"
-#include "quantize/activation_maxima.h"
-#include "quantize/moments.h"
+#include "quantize/layer_statistics.h"
 
 #include <functional>
+#include <memory>
+#include <string>
 #include <vector>
 
 namespace nibble::quantize {
 
+/// What is gathered beside the maxima.
+struct Gathered {
+  bool moments = false;
+  bool inputs = false;
+};
+
 struct CalibrationRequest {
   /// Must not be empty; token ids are checked against the vocabulary.
   std::vector<std::vector<int32_t>> sequences;
-  /// Gets the second moments of each layer's inputs, then of the head's (kOutsideLayers); none are
-  /// gathered without it.
-  std::function<Result<void>(int layer, const LayerMoments&)> moments;
+  Gathered gathered;
+  /// The experts' maxima are taken as if every token went to every expert. Moments, inputs and the
+  /// rows that reach the next layer keep the router's choice (nvfp4.md 3.4).
+  bool force_all_experts = false;
+  /// Where rows are kept: files whose paths begin like this.
+  std::string scratch;
 };
 
-struct CalibrationResult {
-  ActivationMaxima maxima;
-  int64_t experts_seen = 0;  // (layer, expert) pairs that got at least one token
-  std::vector<int64_t> experts_seen_by_layer;
-  int64_t experts_total = 0;
-  int64_t tokens = 0;
+/// Called with (sequences done, sequences in all) of the layer; false stops with
+/// ErrorCode::cancelled.
+using CalibrationProgress = std::function<bool(int64_t done, int64_t total)>;
+
+/// One thread. The device and the source must outlive it.
+class Calibrator {
+ public:
+  /// Errors: a token outside the vocabulary (invalid_argument).
+  static Result<std::unique_ptr<Calibrator>> open(device::Device& device,
+                                                  model::CheckpointSource& source,
+                                                  CalibrationRequest request,
+                                                  CalibrationProgress progress);
+  ~Calibrator();
+
+  /// Runs one layer; layers in order, kOutsideLayers (the head's input) behind the last. The first
+  /// call may name any layer: its input is then what an earlier run left (corrupt when it is not
+  /// there). On return the input of the next layer is on the disk.
+  Result<LayerStatistics> layer(int index);
+
+ private:
+  class Run;
+  explicit Calibrator(std::unique_ptr<Run> run);
+  std::unique_ptr<Run> run_;
 };
-
-/// Called with (layers done, layers in all); false stops with ErrorCode::cancelled.
-using CalibrationProgress = std::function<bool(int done, int total)>;
-
-/// Errors: a token outside the vocabulary (invalid_argument); what `moments` returns.
-Result<CalibrationResult> calibrate(device::Device& device, model::CheckpointSource& source,
-                                    const CalibrationRequest& request,
-                                    const CalibrationProgress& progress);
 
 }  // namespace nibble::quantize

@@ -1,12 +1,7 @@
 #include "quantize/error_log.h"
 
-#include "base/file.h"
-
-#include <fmt/format.h>
-
-#include <cerrno>
+#include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <sstream>
 
 namespace nibble::quantize {
@@ -28,42 +23,6 @@ double GroupError::relative() const {
 
 double GroupError::sqnr() const {
   return sums.difference > 0 ? 10 * std::log10(sums.magnitude / sums.difference) : 0;
-}
-
-ErrorLog ErrorLog::open(const std::string& path, bool continues) {
-  ErrorLog log;
-  log.path_ = path;
-  if (path.empty()) return log;
-  if (!continues) {
-    std::remove(path.c_str());
-    return log;
-  }
-  const auto text = read_file(path);
-  std::istringstream lines(text.ok() ? text.value() : "");
-  std::string line;
-  while (std::getline(lines, line) &&
-         !lines.eof()) {  // a last line without its end is half written
-    std::istringstream words(line);
-    std::string stem;
-    device::WeightError error;
-    if (words >> stem >> error.difference >> error.magnitude) log.errors_[stem] = error;
-  }
-  return log;
-}
-
-const device::WeightError* ErrorLog::find(const std::string& stem) const {
-  const auto it = errors_.find(stem);
-  return it == errors_.end() ? nullptr : &it->second;
-}
-
-Result<void> ErrorLog::add(const std::string& stem, const device::WeightError& error) {
-  errors_[stem] = error;
-  if (path_.empty()) return {};
-  std::FILE* file = std::fopen(path_.c_str(), "a");
-  if (file == nullptr) return errno_error(path_, errno);
-  fmt::print(file, "{} {:.17g} {:.17g}\n", stem, error.difference, error.magnitude);
-  if (std::fclose(file) != 0) return errno_error(path_, errno);
-  return {};
 }
 
 std::map<std::string, GroupError> ErrorLog::groups() const {

@@ -1,10 +1,6 @@
 // ErrorLog: how far each quantized matrix is from its source, and the sums over groups of them.
-//
-// Lines go to a note in the partial folder as matrices are done, so that a continued export reports
-// on the whole file without measuring again.
 #pragma once
 
-#include "base/result.h"
 #include "device/device.h"
 
 #include <cstdint>
@@ -28,18 +24,15 @@ struct GroupError {
 
 class ErrorLog {
  public:
-  /// An empty path keeps nothing. `continues`: read what is there.
-  static ErrorLog open(const std::string& path, bool continues);
-
-  /// Null when the matrix has not been measured.
-  const device::WeightError* find(const std::string& stem) const;
-  Result<void> add(const std::string& stem, const device::WeightError& error);
+  /// A matrix measured again replaces its first value.
+  void add(const std::string& stem, const device::WeightError& error) { errors_[stem] = error; }
+  /// By stem.
+  const std::map<std::string, device::WeightError>& values() const { return errors_; }
 
   /// By kind of matrix; "all" sums up.
   std::map<std::string, GroupError> groups() const;
 
  private:
-  std::string path_;
   std::map<std::string, device::WeightError> errors_;
 };
 

@@ -13,16 +13,32 @@ class LayoutMaker {
               const FormatPlan& plan, ExportLayout& layout)
       : source_(source), checkpoint_(checkpoint), plan_(plan), layout_(layout) {}
 
-  void add_copies() {
+  // Sorts the copies into units 0 (outside the layers) and 1 + layer.
+  void find_copies() {
+    layout_.units.resize(1 + plan_.layer_types().size());
     for (const std::string_view name : checkpoint_.names()) {
-      const formats::TensorInfo& tensor = *checkpoint_.find(name);
-      layout_.all_weights += tensor.shape.elements();
+      layout_.all_weights += checkpoint_.find(name)->shape.elements();
       if (!is_copied(name)) continue;
-      layout_.tensors.push_back({tensor.name, exported_dtype(tensor), tensor.shape});
-      layout_.copies.push_back(tensor.name);
+      layout_.units[unit_of(name)].copies.emplace_back(name);
     }
   }
 
+  void add_units() {
+    for (size_t i = 0; i < layout_.units.size(); ++i) {
+      ExportUnit& unit = layout_.units[i];
+      unit.layer = i == 0 ? kOutsideLayers : static_cast<int>(i) - 1;
+      for (const std::string& name : unit.copies) {
+        const formats::TensorInfo& tensor = *checkpoint_.find(name);
+        layout_.tensors.push_back({tensor.name, exported_dtype(tensor), tensor.shape});
+      }
+      if (i > 0) add_layer(unit.layer);
+      unit.end = layout_.tensors.size();
+    }
+    add_matrix(Member::lm_head, kOutsideLayers, 0);
+    layout_.units.push_back({kOutsideLayers, {}, true, layout_.tensors.size()});
+  }
+
+ private:
   void add_layer(int layer) {
     for (int64_t e = 0; e < source_.config().num_experts; ++e) {
       for (const Member member : kExpertMembers) add_matrix(member, layer, e);
@@ -52,7 +68,13 @@ class LayoutMaker {
     if (has_input_scale(format)) add({stem + ".input_scale", DType::f32, Shape{}});
   }
 
- private:
+  size_t unit_of(std::string_view name) const {
+    if (model::is_other_part(name)) return 0;
+    const auto parsed = model::parse_name(name, source_.prefix());
+    const bool in_layer = parsed && model::rule_of(parsed->member).scope != model::Scope::global;
+    return in_layer ? static_cast<size_t>(parsed->layer) + 1 : 0;
+  }
+
   void add(formats::TensorSpec spec) {
     layout_.quantized_bytes += static_cast<int64_t>(spec.bytes());
     layout_.tensors.push_back(std::move(spec));
@@ -81,10 +103,16 @@ ExportLayout ExportLayout::make(const model::CheckpointSource& source,
                                 const formats::Checkpoint& checkpoint, const FormatPlan& plan) {
   ExportLayout layout;
   LayoutMaker maker(source, checkpoint, plan, layout);
-  maker.add_copies();
-  for (int layer = 0; layer < source.config().num_hidden_layers; ++layer) maker.add_layer(layer);
-  maker.add_matrix(Member::lm_head, kOutsideLayers, 0);
+  maker.find_copies();
+  maker.add_units();
   return layout;
+}
+
+std::set<std::string, std::less<>> ExportLayout::written(int64_t units_done) const {
+  std::set<std::string, std::less<>> out;
+  const size_t end = units_done == 0 ? 0 : units.at(static_cast<size_t>(units_done) - 1).end;
+  for (size_t i = 0; i < end; ++i) out.insert(tensors[i].name);
+  return out;
 }
 
 DType exported_dtype(const formats::TensorInfo& tensor) {

@@ -1,6 +1,8 @@
-// ExportLayout: every tensor of the checkpoint to be written, in the order it is written.
+// ExportLayout: every tensor of the checkpoint to be written, in the order it is written, cut into
+// the units a run proceeds by.
 //
-// That order fixes the shards, so that they are finished one after the other.
+// First what lies outside the layers and is copied, then each layer, then the head (empty unless it
+// is quantized). That order fixes the shards, so that they are finished one after the other.
 #pragma once
 
 #include "formats/checkpoint.h"
@@ -10,6 +12,8 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,15 +29,25 @@ inline constexpr std::array kSharedMembers = {model::Member::shared_gate, model:
 inline constexpr std::array kKvScales = {std::pair(model::Member::k_proj, ".k_scale"),
                                          std::pair(model::Member::v_proj, ".v_scale")};
 
+struct ExportUnit {
+  int layer = -1;  // kOutsideLayers: copies, or the head
+  std::vector<std::string> copies;  // of the source
+  bool is_head = false;
+  size_t end = 0;  // of its tensors in ExportLayout::tensors; they begin where the last unit's end
+};
+
 struct ExportLayout {
   std::vector<formats::TensorSpec> tensors;
-  std::vector<std::string> copies;  // of the source, first in `tensors`
+  std::vector<ExportUnit> units;
   int64_t quantized_weights = 0;  // elements of quantized matrices
   int64_t quantized_bytes = 0;  // their codes, scales and scalars
   int64_t all_weights = 0;  // elements of all tensors of the source
 
   static ExportLayout make(const model::CheckpointSource& source,
                            const formats::Checkpoint& checkpoint, const FormatPlan& plan);
+
+  /// Names of the tensors of the first `units_done` units.
+  std::set<std::string, std::less<>> written(int64_t units_done) const;
 };
 
 /// Type a copied tensor is written in: ModelOpt holds a model in BF16, so F32 comes out rounded;

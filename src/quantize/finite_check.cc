@@ -1,11 +1,6 @@
 #include "quantize/finite_check.h"
 
-#include "base/problems.h"
-
-#include <fmt/format.h>
-
 #include <cstring>
-#include <string_view>
 
 namespace nibble::quantize {
 
@@ -28,24 +23,6 @@ int64_t count_not_finite(ConstTensorView view) {
     }
   }
   return found;
-}
-
-Result<void> check_finite(const formats::Checkpoint& checkpoint,
-                          const std::function<bool(int64_t, int64_t)>& progress) {
-  const auto total = static_cast<int64_t>(checkpoint.total_bytes());
-  int64_t done = 0;
-  Problems problems;
-  for (const std::string_view name : checkpoint.names()) {
-    if (!progress(done, total)) return Error{ErrorCode::cancelled, "the check was interrupted"};
-    const ConstTensorView view = checkpoint.view(name);
-    const int64_t count = count_not_finite(view);
-    if (count > 0) problems.add(fmt::format("{}: {} of its values are not finite", name, count));
-    done += static_cast<int64_t>(view.bytes());
-    checkpoint.release_pages();
-  }
-  progress(total, total);
-  if (problems.empty()) return {};
-  return problems.error(ErrorCode::corrupt, checkpoint.path());
 }
 
 }  // namespace nibble::quantize

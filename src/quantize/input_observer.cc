@@ -2,12 +2,14 @@
 
 #include "formats/bf16.h"
 #include "formats/nvfp4_encode.h"
+#include "quantize/calibration.h"
 #include "quantize/member_table.h"
 #include "quantize/quantizer_names.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 
 namespace nibble::quantize {
 namespace {
@@ -72,30 +74,38 @@ std::span<const float> row_of(const std::vector<float>& values, size_t row, int6
 }  // namespace
 
 InputObserver::InputObserver(const formats::ModelConfig& config, const model::NamePrefix& prefix,
-                             ActivationMaxima& maxima, bool with_moments)
-    : config_(config), prefix_(prefix), maxima_(maxima), with_moments_(with_moments) {}
+                             const CalibrationRequest& request)
+    : config_(config), prefix_(prefix), request_(request) {}
 
-void InputObserver::start_layer(int layer) {
+void InputObserver::start_layer(int layer, LayerStatistics& out) {
   layer_ = layer;
+  out_ = &out;
+  kept_ = Result<void>();
+  seen_.assign(static_cast<size_t>(config_.num_experts), false);
+  if (request_.gathered.inputs) out.inputs = LayerInputs(config_, request_.scratch + "inputs");
+  if (request_.gathered.moments) start_moments();
+}
+
+void InputObserver::start_moments() {
   const auto experts = static_cast<size_t>(config_.num_experts);
-  seen_.assign(experts, false);
-  moments_ = LayerMoments();
-  if (!with_moments_) return;
-  const bool full = config_.layer_types[static_cast<size_t>(layer)] == kFull;
+  const bool full = config_.layer_types[static_cast<size_t>(layer_)] == kFull;
   const auto inputs = [&](Member member) {
     return BlockMoments(model::expected_shape(member, config_)[1] / 16 * 16);
   };
-  moments_.mixer_in = inputs(Member::q_proj);
-  moments_.mixer_out = inputs(full ? Member::o_proj : Member::out_proj);
-  moments_.mlp_in = inputs(Member::shared_gate);
-  moments_.shared_down = inputs(Member::shared_down);
-  moments_.experts_down = inputs(Member::expert_down);
-  moments_.expert_in.assign(experts, inputs(Member::expert_gate));
-  moments_.expert_down.assign(experts, inputs(Member::expert_down));
+  LayerMoments& moments = out_->moments;
+  moments.mixer_in = inputs(Member::q_proj);
+  moments.mixer_out = inputs(full ? Member::o_proj : Member::out_proj);
+  moments.mlp_in = inputs(Member::shared_gate);
+  moments.shared_down = inputs(Member::shared_down);
+  moments.experts_down = inputs(Member::expert_down);
+  moments.expert_in.assign(experts, inputs(Member::expert_gate));
+  moments.expert_down.assign(experts, inputs(Member::expert_down));
 }
 
-int64_t InputObserver::finish_layer() {
-  return std::count(seen_.begin(), seen_.end(), true);
+Result<void> InputObserver::finish_layer() {
+  out_->experts_seen = std::count(seen_.begin(), seen_.end(), true);
+  out_ = nullptr;
+  return kept_;
 }
 
 void InputObserver::observe(int layer, std::string_view name, ConstTensorView tensor) {
@@ -106,31 +116,43 @@ void InputObserver::observe(int layer, std::string_view name, ConstTensorView te
   }
   if (name == "attn.k" || name == "attn.v") {
     const Member member = name == "attn.k" ? Member::k_proj : Member::v_proj;
-    maxima_.raise(kv_quantizer(prefix_, member, layer_), largest_in(tensor));
+    out_->maxima.raise(kv_quantizer(prefix_, member, layer_), largest_in(tensor));
   }
   if (name == "moe.experts") remember_experts(tensor);
-  if (with_moments_) add_moments(name, tensor);
-}
-
-void InputObserver::start_head() {
-  layer_ = kOutsideLayers;
-  moments_ = LayerMoments();
-  if (with_moments_) moments_.mixer_in = BlockMoments(config_.hidden_size);
-}
-
-void InputObserver::observe_head_input(ConstTensorView rows) {
-  raise(kHead, rows);
-  if (!with_moments_) return;
-  const std::vector<float> values = widened(rows);
-  for (size_t row = 0; row < static_cast<size_t>(rows.rows()); ++row) {
-    moments_.mixer_in.add(row_of(values, row, config_.hidden_size), 1);
+  if (name == "post_norm" && request_.force_all_experts) {
+    forced_rows_ = Tensor(tensor.dtype(), tensor.shape());
+    std::memcpy(forced_rows_.view().data(), tensor.data(), tensor.bytes());
   }
+  if (request_.gathered.moments) add_moments(name, tensor);
+  if (request_.gathered.inputs && kept_.ok()) kept_ = out_->inputs.add(name, tensor);
+}
+
+void InputObserver::observe_forced_slots(ConstTensorView slots) {
+  raise(kExpertsDown, slots);
+}
+
+void InputObserver::start_head(LayerStatistics& out) {
+  layer_ = kOutsideLayers;
+  out_ = &out;
+  if (request_.gathered.inputs) out.inputs = LayerInputs(config_, request_.scratch + "inputs");
+  if (request_.gathered.moments) out.moments.mixer_in = BlockMoments(config_.hidden_size);
+}
+
+Result<void> InputObserver::observe_head_input(ConstTensorView rows) {
+  raise(kHead, rows);
+  if (request_.gathered.moments) {
+    const std::vector<float> values = widened(rows);
+    for (size_t row = 0; row < static_cast<size_t>(rows.rows()); ++row) {
+      out_->moments.mixer_in.add(row_of(values, row, config_.hidden_size), 1);
+    }
+  }
+  return request_.gathered.inputs ? out_->inputs.add("in_norm", rows) : Result<void>();
 }
 
 void InputObserver::raise(std::span<const Member> members, ConstTensorView tensor) {
   const float magnitude = largest_in(tensor);
   for (const Member member : members) {
-    maxima_.raise(input_quantizer(prefix_, member, layer_), magnitude);
+    out_->maxima.raise(input_quantizer(prefix_, member, layer_), magnitude);
   }
 }
 
@@ -148,10 +170,10 @@ void InputObserver::add_moments(std::string_view name, ConstTensorView tensor) {
   }
   if (name == "moe.slots") add_expert_slots(tensor);
   BlockMoments* target = nullptr;
-  if (name == "in_norm") target = &moments_.mixer_in;
-  if (name == "attn.gated" || name == "gdn.normed") target = &moments_.mixer_out;
-  if (name == "post_norm") target = &moments_.mlp_in;
-  if (name == "moe.shared_slots") target = &moments_.shared_down;
+  if (name == "in_norm") target = &out_->moments.mixer_in;
+  if (name == "attn.gated" || name == "gdn.normed") target = &out_->moments.mixer_out;
+  if (name == "post_norm") target = &out_->moments.mlp_in;
+  if (name == "moe.shared_slots") target = &out_->moments.shared_down;
   if (target == nullptr) return;
   std::vector<float> values = widened(tensor);
   const auto rows = values.size() / static_cast<size_t>(target->columns());
@@ -163,7 +185,7 @@ void InputObserver::add_expert_inputs() {
   const auto slots = static_cast<size_t>(config_.num_experts_per_tok);
   for (size_t i = 0; i < experts_.size(); ++i) {
     const double g = expert_weights_[i];
-    moments_.expert_in[static_cast<size_t>(experts_[i])].add(
+    out_->moments.expert_in[static_cast<size_t>(experts_[i])].add(
         row_of(mlp_rows_, i / slots, config_.hidden_size), g * g);
   }
 }
@@ -173,8 +195,8 @@ void InputObserver::add_expert_slots(ConstTensorView slots) {
   for (size_t i = 0; i < experts_.size(); ++i) {
     const auto row = row_of(values, i, config_.moe_intermediate_size);
     const double g = expert_weights_[i];
-    moments_.expert_down[static_cast<size_t>(experts_[i])].add(row, g * g);
-    moments_.experts_down.add(row, g * g);
+    out_->moments.expert_down[static_cast<size_t>(experts_[i])].add(row, g * g);
+    out_->moments.experts_down.add(row, g * g);
   }
 }
 

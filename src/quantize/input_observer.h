@@ -1,53 +1,59 @@
-// InputObserver: takes the maxima, and on request the second moments, of linear layers' inputs off
-// the taps of a forward pass.
+// InputObserver: fills a layer's LayerStatistics from the taps of a forward pass.
 #pragma once
 
 #include "device/observer.h"
 #include "formats/hf_config.h"
-#include "quantize/activation_maxima.h"
-#include "quantize/moments.h"
+#include "quantize/layer_statistics.h"
+#include "tensor/tensor.h"
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
 namespace nibble::quantize {
 
+struct CalibrationRequest;
+
 /// One thread. Used for one layer after the other: start_layer, any number of steps, finish_layer.
 class InputObserver : public device::Observer {
  public:
-  /// with_moments: gathers LayerMoments of each layer. All references outlive the observer.
+  /// All references outlive the observer.
   InputObserver(const formats::ModelConfig& config, const model::NamePrefix& prefix,
-                ActivationMaxima& maxima, bool with_moments);
+                const CalibrationRequest& request);
 
-  void start_layer(int layer);
-  /// How many of the layer's experts got a token.
-  int64_t finish_layer();
-  /// Of the layer last finished.
-  const LayerMoments& moments() const { return moments_; }
+  /// `out` is filled until finish_layer.
+  void start_layer(int layer, LayerStatistics& out);
+  /// The first error of keeping rows, if there was one.
+  Result<void> finish_layer();
 
   void observe(int layer, std::string_view name, ConstTensorView tensor) override;
 
-  void start_head();
+  /// With force_all_experts: the rows that went into the MLP in the last step.
+  ConstTensorView mlp_rows() const { return forced_rows_.view(); }
+  /// Inputs of down projections of experts that were not chosen: they count for the maxima only.
+  void observe_forced_slots(ConstTensorView slots);
+
+  void start_head(LayerStatistics& out);
   /// Normed hidden rows that go into the head.
-  void observe_head_input(ConstTensorView rows);
+  Result<void> observe_head_input(ConstTensorView rows);
 
  private:
   void raise(std::span<const model::Member> members, ConstTensorView tensor);
   void remember_experts(ConstTensorView experts);
+  void start_moments();
   void add_moments(std::string_view name, ConstTensorView tensor);
   void add_expert_inputs();
   void add_expert_slots(ConstTensorView slots);
 
   const formats::ModelConfig& config_;
   const model::NamePrefix& prefix_;
-  ActivationMaxima& maxima_;
-  bool with_moments_;
+  const CalibrationRequest& request_;
   int layer_ = 0;
+  LayerStatistics* out_ = nullptr;
+  Result<void> kept_;
   std::vector<bool> seen_;
-  LayerMoments moments_;
+  Tensor forced_rows_;
   // Of the step that is running: the router's choice and the rows it was made for.
   std::vector<int32_t> experts_;
   std::vector<float> expert_weights_, mlp_rows_;

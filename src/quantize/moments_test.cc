@@ -2,10 +2,10 @@
 // gathers.
 #include "quantize/moments.h"
 
-#include "quantize/calibration.h"
 #include "quantize/member_table.h"
 #include "quantize/token_file.h"
 #include "tests/support/quantize_model.h"
+#include "tests/support/run_calibration.h"
 
 #include <gtest/gtest.h>
 
@@ -24,17 +24,14 @@ std::vector<float> ramp(float first) {
 }
 
 std::map<int, LayerMoments> gather(TestModel& model) {
-  std::map<int, LayerMoments> out;
   const auto tokens = read_token_file(std::string(kGoldens) + "/source/calibration_tokens.json");
-  const auto result = calibrate(model.device(), model.source(),
-                                {tokens.value(),
-                                 [&](int layer, const LayerMoments& moments) {
-                                   out[layer] = moments;
-                                   return Result<void>();
-                                 }},
-                                [](int, int) { return true; });
+  CalibrationRequest request;
+  request.sequences = tokens.value();
+  request.gathered.moments = true;
+  request.scratch = model.output("");
+  auto result = calibrate(model.device(), model.source(), request);
   EXPECT_TRUE(result.ok());
-  return out;
+  return std::move(result.value().moments);
 }
 
 TEST(BlockMoments, SumsOuterProductsOfBlocks) {

@@ -22,8 +22,7 @@ namespace fs = std::filesystem;
 // Files of our own inside a partial folder begin like this.
 constexpr const char* kNotePrefix = ".nibble-";
 constexpr const char* kJobNote = ".nibble-job";
-// Stands while publish() removes the other notes: what is left then cannot be continued.
-constexpr const char* kPublishingNote = ".nibble-0-publishing";
+constexpr const char* kProgressNote = ".nibble-progress";
 
 Error filesystem_error(const std::string& path, const std::error_code& code) {
   return errno_error(path, code.value());
@@ -100,6 +99,10 @@ std::string OutputFolder::note(const std::string& name) const {
   return partial_ + "/" + kNotePrefix + name;
 }
 
+std::string OutputFolder::progress_note() const {
+  return file(kProgressNote);
+}
+
 Result<void> OutputFolder::lock() {
   lock_fd_ = ::open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock_fd_ < 0) return errno_error(partial_, errno);
@@ -118,8 +121,7 @@ Result<void> OutputFolder::claim(const std::string& job) {
   }
   const std::string fingerprint = sha256_hex(std::as_bytes(std::span(job))) + "\n";
   const Result<std::string> earlier = read_file(file(kJobNote));
-  continues_ =
-      earlier.ok() && earlier.value() == fingerprint && !file_exists(file(kPublishingNote));
+  continues_ = earlier.ok() && earlier.value() == fingerprint;
   if (continues_) return {};
   NIBBLE_RETURN_IF_ERROR(remove_all_but_job(partial_));
   return write_file_atomic(file(kJobNote), fingerprint);
@@ -150,11 +152,9 @@ Result<void> OutputFolder::swap_with_old() {
 
 Result<void> OutputFolder::publish() {
   std::error_code failure;
-  NIBBLE_RETURN_IF_ERROR(write_file_atomic(file(kPublishingNote), ""));
   NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(partial_));
   for (const std::string& name : names) {
-    const bool is_note =
-        name.starts_with(kNotePrefix) && name != kJobNote && name != kPublishingNote;
+    const bool is_note = name.starts_with(kNotePrefix) && name != kJobNote && name != kProgressNote;
     if (is_note || name.ends_with(".tmp")) fs::remove(file(name), failure);
   }
   NIBBLE_RETURN_IF_ERROR(sync_directory(partial_));
@@ -165,7 +165,7 @@ Result<void> OutputFolder::publish() {
     if (failure) return filesystem_error(partial_, failure);
   }
   // Killed here, a finished folder keeps two small hidden files.
-  fs::remove(destination_ + "/" + kPublishingNote, failure);
+  fs::remove(destination_ + "/" + kProgressNote, failure);
   fs::remove(destination_ + "/" + kJobNote, failure);
   return sync_directory(fs::absolute(destination_).parent_path().string());
 }

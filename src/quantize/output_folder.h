@@ -40,11 +40,14 @@ class OutputFolder {
   std::string file(const std::string& name) const { return partial_ + "/" + name; }
   /// A file of ours that must not be published: removed by publish().
   std::string note(const std::string& name) const;
+  /// The note that says what is done. It outlives the folder's other notes, so that a run killed
+  /// inside publish() has nothing left to do but to publish.
+  std::string progress_note() const;
   /// True when open() found work of the same job.
   bool continues() const { return continues_; }
 
   /// Gives the folder its name. An old destination is replaced in one step and then removed. Killed
-  /// on the way, the same job starts over, or the finished folder keeps a hidden note of ours.
+  /// on the way, the same job goes on, or the finished folder keeps two hidden notes of ours.
   Result<void> publish();
 
   /// Removes the partial folder and all that is in it.

@@ -233,10 +233,10 @@ std::string quality_report_json(const ExportJob& job, const ExportReport& report
       {"block_scales", formats::scale_method_name(job.scales)},
       {"kv_cache", kv_name(job.recipe.kv)},
       {"calibration",
-       {{"data", job.calibration.data},
-        {"tokens", job.calibration.tokens},
-        {"experts_per_layer", job.calibration.experts_per_layer},
-        {"experts_seen_by_layer", job.calibration.experts_seen}}},
+       {{"data", report.calibration.data},
+        {"tokens", report.calibration.tokens},
+        {"experts_per_layer", report.calibration.experts_per_layer},
+        {"experts_seen_by_layer", report.calibration.experts_seen}}},
       {"size",
        {{"source_bytes", report.source_bytes},
         {"bytes", report.destination_bytes},
@@ -275,7 +275,7 @@ std::string model_card(const ExportJob& job, const ExportReport& report) {
       "source. "
       "These are figures of the weights alone; `quality_report.json` has them in full.\n\n",
       kv_name(job.recipe.kv), formats::scale_method_name(job.scales), scales_text(job.scales),
-      calibration_text(job.calibration), format_bytes(report.source_bytes),
+      calibration_text(report.calibration), format_bytes(report.source_bytes),
       format_bytes(report.destination_bytes),
       bits(report.quantized_bytes, report.quantized_weights),
       bits(report.destination_bytes, report.all_weights), error_table(report));

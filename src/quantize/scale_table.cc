@@ -27,14 +27,17 @@ constexpr float kUnseenInputAmax = 6.0f;
 constexpr float kSmallestUsualKvScale = 0.002f;
 constexpr float kLargestUsualKvScale = 0.5f;
 
+}  // namespace
+
+// One ScaleTable::add.
 class ScaleMaker {
  public:
-  ScaleMaker(const model::CheckpointSource& source, const ActivationMaxima& maxima,
-             const FormatPlan& plan, const Compat& compat, ScaleTable& table)
-      : prefix_(source.prefix()), maxima_(maxima), plan_(plan), compat_(compat), table_(table) {
-    table.input_scales = MemberTable<float>(plan.layer_types().size());
-    table.kv_scales = MemberTable<float>(plan.layer_types().size());
-  }
+  ScaleMaker(ScaleTable& table, const ActivationMaxima& maxima)
+      : prefix_(*table.prefix_),
+        maxima_(maxima),
+        plan_(*table.plan_),
+        compat_(*table.compat_),
+        table_(table) {}
 
   // Input scales of `members`, which are all linear members of a layer.
   void input_scales(std::span<const Member> members, int layer) {
@@ -42,7 +45,7 @@ class ScaleMaker {
       const ModuleFormat format = plan_.of(member, layer);
       if (!has_input_scale(format)) continue;
       const float amax = input_amax(members, member, layer);
-      table_.input_scales.at(member, layer) =
+      table_.input_scales_.at(member, layer) =
           format == ModuleFormat::fp8 ? formats::fp8_tensor_scale(amax, compat_.rules.division)
                                       : formats::nvfp4_tensor_scale(amax, compat_.rules.division);
     }
@@ -54,8 +57,8 @@ class ScaleMaker {
     if (amax == 0) {
       problems_.add(quantizer + ": 0, expected a maximum above 0");
     } else if (scale < kSmallestUsualKvScale || scale > kLargestUsualKvScale) {
-      table_.warnings.push_back(fmt::format("{}: scale {:.4g} lies outside {} to {}", quantizer,
-                                            scale, kSmallestUsualKvScale, kLargestUsualKvScale));
+      table_.warnings_.push_back(fmt::format("{}: scale {:.4g} lies outside {} to {}", quantizer,
+                                             scale, kSmallestUsualKvScale, kLargestUsualKvScale));
     }
     return scale;
   }
@@ -104,7 +107,7 @@ class ScaleMaker {
       return 1;
     }
     if (reported_.insert(quantizer).second) {
-      table_.warnings.push_back(
+      table_.warnings_.push_back(
           fmt::format("{}: its input was always zero; {} taken", quantizer, kUnseenInputAmax));
     }
     return kUnseenInputAmax;
@@ -119,26 +122,30 @@ class ScaleMaker {
   std::set<std::string> reported_;  // quantizers already spoken of
 };
 
-}  // namespace
+ScaleTable::ScaleTable(const model::NamePrefix& prefix, const FormatPlan& plan,
+                       const Compat& compat)
+    : prefix_(&prefix),
+      plan_(&plan),
+      compat_(&compat),
+      input_scales_(plan.layer_types().size()),
+      kv_scales_(plan.layer_types().size()) {}
 
-Result<ScaleTable> ScaleTable::make(const model::CheckpointSource& source,
-                                    const ActivationMaxima& maxima, const FormatPlan& plan,
-                                    const Compat& compat) {
-  ScaleTable table;
-  ScaleMaker maker(source, maxima, plan, compat, table);
+Result<void> ScaleTable::add(std::span<const int> layers, const ActivationMaxima& maxima) {
+  ScaleMaker maker(*this, maxima);
   maker.check_values();
-  for (int layer = 0; layer < static_cast<int>(plan.layer_types().size()); ++layer) {
+  for (const int layer : layers) {
+    if (layer == kOutsideLayers) {
+      maker.input_scales(kHeadMembers, layer);
+      continue;
+    }
     maker.input_scales(kMlpMembers, layer);
-    maker.input_scales(plan.dense_members(layer), layer);
-    if (!plan.has_kv_scales(layer)) continue;
+    maker.input_scales(plan_->dense_members(layer), layer);
+    if (!plan_->has_kv_scales(layer)) continue;
     for (const Member member : {Member::k_proj, Member::v_proj}) {
-      table.kv_scales.at(member, layer) =
-          maker.kv_scale(kv_quantizer(source.prefix(), member, layer));
+      kv_scales_.at(member, layer) = maker.kv_scale(kv_quantizer(*prefix_, member, layer));
     }
   }
-  maker.input_scales(kHeadMembers, kOutsideLayers);
-  NIBBLE_RETURN_IF_ERROR(maker.result());
-  return table;
+  return maker.result();
 }
 
 }  // namespace nibble::quantize

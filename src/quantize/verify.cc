@@ -273,7 +273,7 @@ class Verifier {
       problem("{}: relative error {:.3f}, expected below {}", pair.stem,
               std::sqrt(error.difference / error.magnitude), kWorstRelativeError);
     }
-    NIBBLE_CHECK(errors_.add(pair.stem, error).ok(), "a log without a file");
+    errors_.add(pair.stem, error);
   }
 
   // Matrices that loaders fuse: one tensor scale, one input scale (nvfp4.md 1.7).

@@ -3,9 +3,9 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "quantize/calibration.h"
 #include "quantize/token_file.h"
 #include "tests/support/quantize_model.h"
+#include "tests/support/run_calibration.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -21,10 +21,10 @@ const std::string kLayer = "model.language_model.layers.";
 // Our own maxima: the golden tables lack what recipes of ours need.
 ActivationMaxima own_maxima(TestModel& model) {
   const auto tokens = read_token_file(std::string(kGoldens) + "/source/calibration_tokens.json");
-  return calibrate(model.device(), model.source(), {tokens.value(), nullptr},
-                   [](int, int) { return true; })
-      .value()
-      .maxima;
+  CalibrationRequest request;
+  request.sequences = tokens.value();
+  request.scratch = model.output("");
+  return calibrate(model.device(), model.source(), request).value().maxima;
 }
 
 struct Opened {
@@ -43,8 +43,9 @@ struct Opened {
 
 VerifyReport check(TestModel& model, const std::string& folder) {
   const Opened quantized(folder);
-  auto report = verify(model.device(), {model.checkpoint(), model.source()},
-                       {*quantized.checkpoint, *quantized.source}, uninterrupted);
+  auto report =
+      verify(model.device(), {model.checkpoint(), model.source()},
+             {*quantized.checkpoint, *quantized.source}, [](int64_t, int64_t) { return true; });
   EXPECT_TRUE(report.ok()) << (report.ok() ? "" : report.error().message);
   return std::move(report).value();
 }

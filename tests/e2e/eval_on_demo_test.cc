@@ -97,7 +97,8 @@ class EvalOnDemo : public testing::Test {
     quantize::OutputFolder output =
         value_or_die(quantize::OutputFolder::open(destination, "test", quantize::Existing::refuse));
     value_or_die(quantize::export_checkpoint(*device_, demo.source(), demo.checkpoint(), {}, job,
-                                             output, [](int64_t, int64_t) { return true; }));
+                                             output,
+                                             [](const quantize::ExportPosition&) { return true; }));
     return destination;
   }
 

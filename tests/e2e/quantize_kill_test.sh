@@ -23,7 +23,7 @@ check() {  # NAME COMMAND...
 }
 quantize() { "$nibble" quantize "$model" "$1" --calib-samples 4 --calib-length 64; }
 # A kill between the last rename and the removal of our notes leaves these two: no part of the model.
-same_as_whole() { diff -r -x .nibble-job -x .nibble-0-publishing "$work/whole" "$1"; }
+same_as_whole() { diff -r -x .nibble-job -x .nibble-progress "$work/whole" "$1"; }
 absent_or_whole() { [ ! -e "$1" ] || same_as_whole "$1" >/dev/null; }
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
 

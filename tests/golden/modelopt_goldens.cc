@@ -9,11 +9,11 @@
 #include "formats/checkpoint.h"
 #include "formats/hf_config.h"
 #include "model/checkpoint_source.h"
-#include "quantize/calibration.h"
 #include "quantize/export_config.h"
 #include "quantize/exporter.h"
 #include "quantize/token_file.h"
 #include "tests/golden/modelopt_searches.h"
+#include "tests/support/run_calibration.h"
 #include "tests/support/temp_folder.h"
 
 #include <fmt/format.h>
@@ -68,7 +68,6 @@ struct Source {
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<device::Device> device;
   std::optional<Result<quantize::CalibrationResult>> calibration;  // ours, run when first needed
-  std::map<int, quantize::LayerMoments> moments;  // by layer, from the same run
 
   static Result<Source> open(const std::string& folder) {
     Source out;
@@ -89,12 +88,12 @@ struct Source {
     if (!calibration) {
       auto sequences = quantize::read_token_file(folder + "/calibration_tokens.json");
       if (sequences.ok()) {
-        const auto keep = [this](int layer, const quantize::LayerMoments& found) {
-          moments[layer] = found;
-          return Result<void>();
-        };
-        calibration = quantize::calibrate(*device, *weights, {sequences.value(), keep},
-                                          [](int, int) { return true; });
+        const TempFolder scratch;
+        quantize::CalibrationRequest request;
+        request.sequences = std::move(sequences).value();
+        request.gathered.moments = true;
+        request.scratch = scratch.file("");
+        calibration = quantize::calibrate(*device, *weights, request);
       } else {
         calibration = sequences.error();
       }
@@ -281,8 +280,10 @@ Result<void> quantize_case(const CaseRun& run, Source& source, const std::string
   job.scales = run.scales;
   if (job.scales == ScaleMethod::hessian) {
     NIBBLE_RETURN_IF_ERROR(source.calibrate());
-    job.moments = [&](int layer) -> Result<quantize::LayerMoments> {
-      return source.moments.at(layer);
+    job.statistics = [&](int layer) -> Result<quantize::LayerStatistics> {
+      quantize::LayerStatistics out;
+      out.moments = source.calibrate().value().moments.at(layer);
+      return out;
     };
   }
   NIBBLE_RETURN_IF_ERROR(quantize::check_quantizable(*source.weights, job));
@@ -292,7 +293,7 @@ Result<void> quantize_case(const CaseRun& run, Source& source, const std::string
   NIBBLE_ASSIGN_OR_RETURN(
       const quantize::ExportReport written,
       quantize::export_checkpoint(*source.device, *source.weights, *source.checkpoint, maxima, job,
-                                  folder, [](int64_t, int64_t) { return true; }));
+                                  folder, [](const quantize::ExportPosition&) { return true; }));
   NIBBLE_CHECK(written.destination_bytes > 0, "an export without bytes");
   return {};
 }

@@ -72,7 +72,8 @@ ActivationMaxima TestModel::golden_maxima() {
 
 Result<ExportReport> TestModel::run(const ExportJob& export_job, const ActivationMaxima& maxima,
                                     const ExportProgress& progress) {
-  NIBBLE_RETURN_IF_ERROR(check_quantizable(*source_, export_job));
+  const auto needs = check_quantizable(*source_, export_job);
+  if (!needs.ok()) return needs.error();
   NIBBLE_ASSIGN_OR_RETURN(const std::string text,
                           describe_job(*checkpoint_, export_job, maxima.table()));
   NIBBLE_ASSIGN_OR_RETURN(OutputFolder output_folder,
@@ -85,7 +86,7 @@ Result<ExportReport> TestModel::run(const std::string& compat) {
   return run(job(compat), golden_maxima(), uninterrupted);
 }
 
-bool uninterrupted(int64_t, int64_t) {
+bool uninterrupted(const ExportPosition&) {
   return true;
 }
 

@@ -68,6 +68,6 @@ class TestModel {
   std::unique_ptr<model::CheckpointSource> source_;
 };
 
-bool uninterrupted(int64_t done, int64_t total);
+bool uninterrupted(const ExportPosition& position);
 
 }  // namespace nibble::quantize
