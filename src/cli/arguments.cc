@@ -248,14 +248,18 @@ void add_kld(CLI::App& eval, KldOptions& options) {
   flags.choice("--base-kv-cache-dtype", options.base_kv_cache_dtype,
                {"auto", "float32", "bf16", "fp8"}, "Type of the base's KV cache; auto: bf16");
   app.add_flag("--pair", options.pair, "Insist on two models with nothing stored between them");
-  app.add_option("--save-base", options.save_base,
-                 "Keep the base's log-probabilities in this file (without --base: the model's)");
-  flags.choice("--format", options.format, {"full", "exact", "topk", "llama"},
-               "Of --save-base: 16-bit codes, plain logits, the best entries, llama.cpp's layout");
+  CLI::Option* save = app.add_option(
+      "--save-base", options.save_base,
+      "Keep the base's log-probabilities in this file (without --base: the model's)");
+  flags
+      .choice("--format", options.format, {"full", "exact", "topk", "llama"},
+              "Of --save-base: 16-bit codes, plain logits, the best entries, llama.cpp's layout")
+      ->needs(save);
   flags.option("--base-topk", options.base_topk, "Entries kept a position by --format topk")
+      ->needs(save)
       ->check(CLI::Range(int64_t{5}, int64_t{1} << 24));
-  app.add_flag("--routing,!--no-routing", options.routing,
-               "Compare the experts chosen in every layer (default)");
+  app.add_flag("--layers,--routing,!--no-layers", options.layers,
+               "Compare hidden states and chosen experts after every layer (default)");
   flags.count(
       "--noise-tokens", options.noise_tokens,
       "First tokens of the text on which the base is run again in two other ways, for the noise "

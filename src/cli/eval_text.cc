@@ -1,6 +1,6 @@
 #include "cli/eval_text.h"
 
-#include "base/file.h"
+#include "base/compressed_file.h"
 #include "base/hash.h"
 #include "eval/documents.h"
 #include "eval/wikitext.h"
@@ -102,8 +102,11 @@ int64_t context_of(const EvalOptions& options, const formats::ModelConfig& confi
 
 Result<EvalText> read_eval_text(const EvalOptions& options, const tokenizer::Tokenizer& tokenizer,
                                 const formats::ModelConfig& config) {
-  const Result<std::string> read = read_file(options.data);
-  if (!read.ok()) return Error{ErrorCode::invalid_argument, "--data: " + read.error().message};
+  const Result<std::string> read = read_text_file(options.data);
+  if (!read.ok()) {
+    return Error{ErrorCode::invalid_argument,
+                 "--data: " + read.error().message + "; expected a text file (also .gz, .zst)"};
+  }
   const std::string& text = read.value();
   EvalText out;
   out.context = context_of(options, config);

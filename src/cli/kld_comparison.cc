@@ -74,6 +74,13 @@ Result<void> KldComparison::open_models() {
   if (compares() && !base_file_) {
     NIBBLE_ASSIGN_OR_RETURN(base_, OpenedCheckpoint::open(options_.base));
   }
+  if (base_ && base_->config().vocab_size != model_->config().vocab_size) {
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("the two models do not compare: {} has a vocabulary of {}, {} one of {}",
+                    options_.base, base_->config().vocab_size, options_.model.model,
+                    model_->config().vocab_size)};
+  }
   NIBBLE_ASSIGN_OR_RETURN(compute_,
                           make_compute_device(options_.model.device, options_.model.arithmetic,
                                               options_.model.threads));
@@ -148,7 +155,7 @@ Result<void> KldComparison::compute() {
     parties.writer = writer.get();
   }
   eval::KldOptions run_options;
-  run_options.routing = options_.routing;
+  run_options.layers = options_.layers;
   run_options.probe_rows = options_.noise_tokens;
   NIBBLE_ASSIGN_OR_RETURN(run_options.hidden_bytes, parse_bytes(options_.hidden_memory));
   eval::KldRun run(*compute_.pool, run_options, std::move(parties));
@@ -240,6 +247,7 @@ std::string KldComparison::file_run() const {
 
 void KldComparison::add_file_remarks(std::vector<std::string>& remarks) const {
   const eval::BaseFileInfo& info = base_file_->info();
+  remarks.push_back("noise floor and layers need the base model: give its directory as --base");
   if (info.format == BaseFormat::llama) {
     remarks.push_back(
         "llama.cpp's layout: 16-bit codes taken as they are, terms with ln P <= -16 left out; "

@@ -98,7 +98,7 @@ struct KldOptions {
   std::string save_base;  // write a base file
   std::string format = "full";  // of save_base: full, exact, topk, llama
   int64_t base_topk = 1024;
-  bool routing = true;
+  bool layers = true;  // hidden states and chosen experts, layer by layer
   // Rows of the noise floor's runs; 0: none. Few positions make most of it, so it takes many.
   int64_t noise_tokens = 65536;
   std::string hidden_memory = "1GiB";

@@ -76,7 +76,7 @@ Result<KldOptions> choose_report(const QuantizeOptions& options, const Calibrati
   const bool has_documents = read.value().find("<|endoftext|>") != std::string::npos;
   out.eval.mode = has_documents ? "documents" : "llama";
   out.base = options.source;
-  out.routing = false;
+  out.layers = false;
   out.model.device = "cpu";
   out.model.threads = options.threads;
   NIBBLE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(options.source));

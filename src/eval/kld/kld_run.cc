@@ -111,7 +111,7 @@ Result<void> KldRun::add_party(Role role, size_t probe, const KldModel& model, s
   options.kv_dtype = model.kv_dtype;
   options.single_rows = single_rows;
   options.keeps_routing =
-      options_.routing && role != Role::probe && given_.base != nullptr && given_.model != nullptr;
+      options_.layers && role != Role::probe && given_.base != nullptr && given_.model != nullptr;
   options.rows_per_step = kRowsPerStep;
   const device::WorkspaceSpec spec = model::workspace_spec(model.source->config(), kRowsPerStep);
   if (model.device->workspace_spec().max_rows != kRowsPerStep) {
@@ -239,12 +239,13 @@ Result<void> KldRun::run_layer(int layer) {
 void KldRun::compare_layer(int layer) {
   Party* base = party_of(Role::base);
   Party* model = party_of(Role::model);
-  if (base == nullptr || model == nullptr) return;
+  if (base == nullptr || model == nullptr || !options_.layers) return;
   const auto index = static_cast<size_t>(layer);
-  if (outcome_.layers.size() <= index) outcome_.layers.resize(index + 1);
+  if (outcome_.layers.size() <= index) {
+    outcome_.layers.resize(index + 1);
+    outcome_.routing.resize(index + 1);
+  }
   outcome_.layers[index].add(base->stream->hidden(), model->stream->hidden());
-  if (!options_.routing) return;
-  if (outcome_.routing.size() <= index) outcome_.routing.resize(index + 1);
   outcome_.routing[index].add(base->stream->routing(), model->stream->routing());
 }
 

@@ -45,7 +45,7 @@ struct NoiseProbe {
 struct KldOptions {
   int64_t hidden_bytes = int64_t{1} << 30;  // of all models' hidden rows in one group
   int64_t logits_bytes = int64_t{64} << 20;  // of one slice of one model
-  bool routing = true;
+  bool layers = true;  // compare hidden states and routing after every layer
   int64_t probe_rows = 0;  // probes run the first sequences that hold so many rows
 };
 
@@ -65,7 +65,8 @@ struct NoiseResult {
 
 struct KldOutcome {
   std::vector<PositionRecord> records;  // scored positions in the order of the text
-  std::vector<HiddenError> layers;  // by layer, base model against model; empty for a base file
+  std::vector<HiddenError> layers;  // by layer, base model against model; empty for a base file or
+                                    // without options.layers
   std::vector<RoutingAgreement> routing;  // by layer, likewise
   std::vector<NoiseResult> noise;
 };
