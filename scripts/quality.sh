@@ -94,9 +94,9 @@ for i, name in enumerate(names):
     largest = load(f"max.{i}")["totals"]["kld"]["value"]
     for method in methods:
         t = load(f"{method}.{i}")["totals"]
-        row([label(method), f"{t['kld']['value']:.6f} ± {t['kld']['error']:.6f}", f"{t['kld']['value'] / largest:.3f}",
+        row([label(method), f"{t['kld']['value']:.6f} \u00b1 {t['kld']['error']:.6f}", f"{t['kld']['value'] / largest:.3f}",
              f"{t['kld_percentiles']['99']:.5f}", f"{100 * t['same_top']['value']:.2f} %",
-             f"{t['perplexity_ratio']['value']:.5f} ± {t['perplexity_ratio']['error']:.5f}"])
+             f"{t['perplexity_ratio']['value']:.5f} \u00b1 {t['perplexity_ratio']['error']:.5f}"])
     print("\nNoise floor, BF16 against itself over all tokens: " +
           ", ".join(f"{floor['base_against_base']} {floor['kld']['value']:.1e}" for floor in base["noise_floor"]) + ".\n")
 row(["scales", "suite", "minutes"])

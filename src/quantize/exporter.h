@@ -10,7 +10,6 @@
 #include "formats/checkpoint.h"
 #include "model/checkpoint_source.h"
 #include "quantize/error_log.h"
-#include "quantize/error_log.h"
 #include "quantize/export_job.h"
 #include "quantize/measured_quality.h"
 #include "quantize/output_folder.h"
