@@ -15,6 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int kBlockRepetitions = 4;
+
 Spread spread_of(std::vector<double> samples) {
   Spread out;
   out.samples = samples;
@@ -169,14 +171,21 @@ Result<void> EngineBench::prefill(int64_t tokens, bool wants_logits,
 }
 
 Result<EngineTestResult> EngineBench::run(const EngineTest& test, int repetitions,
-                                          const std::function<bool()>& go_on) {
+                                          const std::function<bool()>& go_on,
+                                          const std::function<double()>& joules) {
   std::vector<double> speeds, seconds;
   EngineTestResult out;
+  auto started = Clock::now();
+  double joules_before = 0;
   for (int repetition = -1; repetition < repetitions; ++repetition) {  // the first one warms up
     Tally tally;
     tally.touched.assign(static_cast<size_t>(config_.num_hidden_layers),
                          std::vector<bool>(static_cast<size_t>(config_.num_experts), false));
     start_sequences(test.sequences, static_cast<uint64_t>(repetition + 2));
+    if (repetition == 0) {
+      started = Clock::now();
+      joules_before = joules ? joules() : 0;
+    }
     NIBBLE_RETURN_IF_ERROR(prefill(test.depth, false, go_on, nullptr));
     NIBBLE_RETURN_IF_ERROR(prefill(test.prompt_tokens, true, go_on, &tally));
     for (int64_t i = 0; i < test.generated_tokens; ++i) {
@@ -197,7 +206,13 @@ Result<EngineTestResult> EngineBench::run(const EngineTest& test, int repetition
           std::min<int64_t>(out.min_distinct_experts, std::count(layer.begin(), layer.end(), true));
     }
     out.gigabytes_per_second = static_cast<double>(tally.bytes) * 1e-9;
+    out.step_seconds = tally.seconds / static_cast<double>(tally.steps);
   }
+  if (joules) {
+    const double elapsed = std::chrono::duration<double>(Clock::now() - started).count();
+    out.watts = (joules() - joules_before) / elapsed;
+  }
+  out.blocks = executor_.time_blocks(step_, kBlockRepetitions);
   out.tokens_per_second = spread_of(std::move(speeds));
   out.gigabytes_per_second /= spread_of(std::move(seconds)).median;
   return out;

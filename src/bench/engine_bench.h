@@ -36,6 +36,9 @@ struct EngineTestResult {
   double gigabytes_per_second = 0;  // bytes of all timed steps over their median time
   int64_t min_distinct_experts = 0;  // in one layer, over the timed part of a repetition
   double mean_distinct_experts = 0;  // per layer and step
+  double step_seconds = 0;  // mean of a timed step
+  double watts = 0;  // from the first timed repetition to the last; 0 without a meter
+  std::vector<runtime::BlockTime> blocks;  // of the last step's shape
 };
 
 /// Bytes read by one step, piece by piece.
@@ -61,8 +64,10 @@ class EngineBench {
   ~EngineBench();
 
   /// Errors: internal when a logit is not finite; cancelled when `go_on` says no between steps.
+  /// joules: the device's energy counter, or empty.
   Result<EngineTestResult> run(const EngineTest& test, int repetitions,
-                               const std::function<bool()>& go_on);
+                               const std::function<bool()>& go_on,
+                               const std::function<double()>& joules = {});
 
  private:
   EngineBench(runtime::ModelExecutor& executor, device::Device& device,

@@ -2,7 +2,9 @@
 // read.
 //
 // Random token ids, different for every sequence. The timed steps' routing is logged, so bytes per
-// step come from the experts that were really touched. A non-finite logit voids the run.
+// step come from the experts that were really touched; their share is of the read bandwidth that
+// was measured in this process. On a GPU also power, temperature and clocks. A non-finite logit
+// voids the run.
 #include "base/json.h"
 #include "base/sizes.h"
 #include "bench/engine_bench.h"
@@ -11,9 +13,17 @@
 #include "cli/exit_codes.h"
 #include "cli/interrupt.h"
 #include "cli/model_session.h"
+#include "device/cuda/cuda_device.h"
+#include "device/cuda/gpu_sensors.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <optional>
+#include <utility>
 
 namespace nibble::cli {
 namespace {
@@ -26,28 +36,98 @@ std::string test_name(const bench::EngineTest& test) {
   return name;
 }
 
-OrderedJson to_json(const bench::EngineTest& test, const bench::EngineTestResult& result) {
-  return {{"test", test_name(test)},
-          {"prompt_tokens", test.prompt_tokens},
-          {"generated_tokens", test.generated_tokens},
-          {"depth", test.depth},
-          {"sequences", test.sequences},
-          {"tokens_per_second",
-           {{"min", result.tokens_per_second.min},
-            {"median", result.tokens_per_second.median},
-            {"max", result.tokens_per_second.max},
-            {"samples", result.tokens_per_second.samples}}},
-          {"bytes_per_step", result.bytes_per_step},
-          {"gigabytes_per_second", result.gigabytes_per_second},
-          {"distinct_experts_per_layer",
-           {{"min", result.min_distinct_experts}, {"mean", result.mean_distinct_experts}}}};
+/// What was measured about the machine.
+struct Machine {
+  double read_gbps = 0;
+  std::unique_ptr<device::GpuSensors> sensors;  // null: CPU, or none
+  std::string no_sensors;  // why
+};
+
+Result<Machine> look_at(const ModelOptions& options) {
+  Machine out;
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<int> gpu,
+                          chosen_gpu(options.device, options.arithmetic));
+  if (!gpu) {
+    out.read_gbps = bench::measure_read_bandwidth(*make_thread_pool(options.threads));
+    return out;
+  }
+  NIBBLE_ASSIGN_OR_RETURN(const double bytes_per_second, device::cuda_read_bandwidth(*gpu));
+  out.read_gbps = 1e-9 * bytes_per_second;
+  auto sensors = device::open_gpu_sensors(*gpu);
+  if (sensors.ok()) {
+    out.sensors = std::move(sensors).value();
+  } else {
+    out.no_sensors = sensors.error().message;
+  }
+  return out;
 }
 
-void print_row(const bench::EngineTest& test, const bench::EngineTestResult& r) {
-  fmt::print("{:<16} {:>10.2f} {:>10.2f} {:>10.2f}   {:>10}  {:>7.2f} GB/s  {:>6.1f} (least {})\n",
-             test_name(test), r.tokens_per_second.min, r.tokens_per_second.median,
-             r.tokens_per_second.max, format_bytes(r.bytes_per_step), r.gigabytes_per_second,
-             r.mean_distinct_experts, r.min_distinct_experts);
+OrderedJson to_json(const bench::EngineTest& test, const bench::EngineTestResult& result,
+                    const Machine& machine) {
+  OrderedJson blocks = OrderedJson::array();
+  for (const runtime::BlockTime& block : result.blocks) {
+    blocks.push_back(
+        {{"block", block.name}, {"layers", block.layers}, {"us", 1e6 * block.seconds}});
+  }
+  OrderedJson out = {
+      {"test", test_name(test)},
+      {"prompt_tokens", test.prompt_tokens},
+      {"generated_tokens", test.generated_tokens},
+      {"depth", test.depth},
+      {"sequences", test.sequences},
+      {"tokens_per_second",
+       {{"min", result.tokens_per_second.min},
+        {"median", result.tokens_per_second.median},
+        {"max", result.tokens_per_second.max},
+        {"samples", result.tokens_per_second.samples}}},
+      {"step_us", 1e6 * result.step_seconds},
+      {"bytes_per_step", result.bytes_per_step},
+      {"gigabytes_per_second", result.gigabytes_per_second},
+      {"share_of_read_bandwidth", result.gigabytes_per_second / machine.read_gbps},
+      {"distinct_experts_per_layer",
+       {{"min", result.min_distinct_experts}, {"mean", result.mean_distinct_experts}}},
+      {"blocks", blocks}};
+  if (machine.sensors != nullptr) {
+    const device::GpuReading now = machine.sensors->read();
+    out["gpu"] = {{"watts", result.watts},
+                  {"celsius", now.celsius},
+                  {"sm_mhz", now.sm_mhz},
+                  {"memory_mhz", now.memory_mhz}};
+  }
+  return out;
+}
+
+void print_row(const bench::EngineTest& test, const bench::EngineTestResult& r,
+               const Machine& machine) {
+  fmt::print(
+      "{:<16} {:>10.2f} {:>10.2f} {:>10.2f}   {:>10}  {:>7.2f} GB/s = {:>4.1f} %  {:>6.1f} (least "
+      "{})\n",
+      test_name(test), r.tokens_per_second.min, r.tokens_per_second.median, r.tokens_per_second.max,
+      format_bytes(r.bytes_per_step), r.gigabytes_per_second,
+      100 * r.gigabytes_per_second / machine.read_gbps, r.mean_distinct_experts,
+      r.min_distinct_experts);
+  fmt::print("    a step {:.0f} us; by themselves:", 1e6 * r.step_seconds);
+  for (const runtime::BlockTime& block : r.blocks) {
+    fmt::print(" {} {:.0f} us ({})", block.name, 1e6 * block.seconds, block.layers);
+  }
+  if (machine.sensors != nullptr) {
+    const device::GpuReading now = machine.sensors->read();
+    fmt::print("; {:.0f} W, {} C, SM {} MHz, memory {} MHz", r.watts, now.celsius, now.sm_mhz,
+               now.memory_mhz);
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+void print_head(const BenchEngineOptions& options, ModelSession& session, const Machine& machine) {
+  fmt::print("{} - {}, {} weights, KV {}, loaded in {:.1f} s\n", options.model.model,
+             session.device().description(),
+             format_bytes(static_cast<int64_t>(session.packed_weight_bytes())),
+             dtype_name(session.kv_dtype()), session.load_seconds());
+  fmt::print("memory reads at {:.1f} GB/s\n", machine.read_gbps);
+  if (!machine.no_sensors.empty()) fmt::print("no power readings: {}\n", machine.no_sensors);
+  fmt::print("{:<16} {:>10} {:>10} {:>10}   {:>10}  {:>21}  experts per layer and step\n", "test",
+             "min t/s", "median", "max", "read/step", "read, share");
 }
 
 // Every combination that was asked for: prompts, then decodes.
@@ -78,10 +158,14 @@ int run_bench_engine(const BenchEngineOptions& options) {
     longest = std::max(longest, test.depth + test.prompt_tokens + test.generated_tokens + 1);
   }
   needs.max_model_len = static_cast<int32_t>(longest);
-  // Before the model is loaded: the buffer is as large as some models. Host memory only.
-  const bool on_gpu = options.model.device.starts_with("cuda");
-  const double read_bandwidth =
-      on_gpu ? 0 : bench::measure_read_bandwidth(*make_thread_pool(options.model.threads));
+  // Before the model is loaded: the buffer is as large as some models.
+  const auto looked = look_at(options.model);
+  if (!looked.ok()) return report_error(looked.error());
+  const Machine& machine = looked.value();
+  std::function<double()> joules;
+  if (machine.sensors != nullptr) {
+    joules = [&machine] { return machine.sensors->read().joules; };
+  }
   auto session = ModelSession::open(options.model, needs);
   if (!session.ok()) return report_error(session.error());
   ModelSession& s = *session.value();
@@ -91,23 +175,16 @@ int run_bench_engine(const BenchEngineOptions& options) {
   if (!made.ok()) return report_error(made.error());
   bench::EngineBench& engine = *made.value();
 
-  if (!options.json) {
-    fmt::print("{} - {}, {} weights, KV {}\n", options.model.model, s.device().description(),
-               format_bytes(static_cast<int64_t>(s.packed_weight_bytes())),
-               dtype_name(s.kv_dtype()));
-    if (read_bandwidth > 0) fmt::print("host memory reads at {:.1f} GB/s\n", read_bandwidth);
-    fmt::print("{:<16} {:>10} {:>10} {:>10}   {:>10}  {:>12}  experts per layer and step\n", "test",
-               "min t/s", "median", "max", "read/step", "read");
-  }
+  if (!options.json) print_head(options, s, machine);
   OrderedJson rows = OrderedJson::array();
   for (const bench::EngineTest& test : tests) {
-    const auto result =
-        engine.run(test, options.repetitions, [] { return interrupt_signal() == 0; });
+    const auto result = engine.run(
+        test, options.repetitions, [] { return interrupt_signal() == 0; }, joules);
     if (!result.ok()) return report_error(result.error());
     if (options.json) {
-      rows.push_back(to_json(test, result.value()));
+      rows.push_back(to_json(test, result.value(), machine));
     } else {
-      print_row(test, result.value());
+      print_row(test, result.value(), machine);
     }
   }
   if (options.json) {
@@ -115,7 +192,8 @@ int run_bench_engine(const BenchEngineOptions& options) {
                              {"device", s.device().description()},
                              {"weight_bytes", s.packed_weight_bytes()},
                              {"kv_dtype", dtype_name(s.kv_dtype())},
-                             {"read_bandwidth_gbps", read_bandwidth},
+                             {"load_seconds", s.load_seconds()},
+                             {"read_bandwidth_gbps", machine.read_gbps},
                              {"repetitions", options.repetitions},
                              {"tests", rows}};
     fmt::print("{}\n", dump_json(out, 2));

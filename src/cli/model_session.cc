@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 
 namespace nibble::cli {
@@ -43,7 +44,7 @@ Result<int> cuda_ordinal(const std::string& device) {
   return ordinal;
 }
 
-Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options, bool on_host) {
+Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options) {
   runtime::MemoryWishes wishes;
   if (!options.memory.empty()) {
     NIBBLE_ASSIGN_OR_RETURN(const int64_t bytes, parse_bytes(options.memory));
@@ -51,13 +52,14 @@ Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options, bool on
     wishes.ceiling_source = "--memory";
     return wishes;
   }
-  if (on_host) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<int> gpu,
+                          chosen_gpu(options.device, options.arithmetic));
+  if (gpu) {
+    NIBBLE_ASSIGN_OR_RETURN(const device::CudaDeviceInfo info, device::cuda_device_info(*gpu));
+    wishes.ceiling_bytes = runtime::default_memory_ceiling(info.free_bytes);
+  } else {
     NIBBLE_ASSIGN_OR_RETURN(const size_t available, runtime::available_memory_bytes());
     wishes.ceiling_bytes = runtime::default_memory_ceiling(available);
-  } else {
-    const int ordinal = options.device == "auto" ? 0 : cuda_ordinal(options.device).value();
-    NIBBLE_ASSIGN_OR_RETURN(const device::CudaDeviceInfo info, device::cuda_device_info(ordinal));
-    wishes.ceiling_bytes = runtime::default_memory_ceiling(info.free_bytes);
   }
   wishes.ceiling_source = "available memory less a tenth";
   return wishes;
@@ -71,17 +73,24 @@ std::unique_ptr<ThreadPool> make_thread_pool(int threads) {
                                       cores);
 }
 
+Result<std::optional<int>> chosen_gpu(const std::string& device, const std::string& arithmetic) {
+  if (device.starts_with("cuda")) {
+    NIBBLE_ASSIGN_OR_RETURN(const int ordinal, cuda_ordinal(device));
+    return std::optional<int>(ordinal);
+  }
+  const bool found = device == "auto" && arithmetic != "f32" && device::cuda_device_info(0).ok();
+  return found ? std::optional<int>(0) : std::nullopt;
+}
+
 Result<ComputeDevice> make_compute_device(const std::string& device, const std::string& arithmetic,
                                           int threads) {
   NIBBLE_ASSIGN_OR_RETURN(const IsaLevel level, select_isa_level(environment("NIBBLE_FORCE_ISA")));
   const Arithmetic kind = arithmetic == "f32" ? Arithmetic::f32 : Arithmetic::exact;
   ComputeDevice out;
   out.pool = make_thread_pool(threads);
-  if (device.starts_with("cuda")) {
-    NIBBLE_ASSIGN_OR_RETURN(const int ordinal, cuda_ordinal(device));
-    NIBBLE_ASSIGN_OR_RETURN(out.device, device::make_cuda_device(kind, ordinal));
-  } else if (device == "auto" && kind == Arithmetic::exact && device::cuda_device_info(0).ok()) {
-    NIBBLE_ASSIGN_OR_RETURN(out.device, device::make_cuda_device(kind, 0));
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<int> gpu, chosen_gpu(device, arithmetic));
+  if (gpu) {
+    NIBBLE_ASSIGN_OR_RETURN(out.device, device::make_cuda_device(kind, *gpu));
   } else {
     out.device = device::make_cpu_device(kind, level, *out.pool);
   }
@@ -135,8 +144,7 @@ Result<void> ModelSession::plan(const ModelOptions& options, const SessionNeeds&
   const runtime::MemoryNeeds sizes =
       runtime::memory_needs(*device_, *source_, capacity_, kv_dtype_);
   packed_weight_bytes_ = sizes.weight_bytes;
-  NIBBLE_ASSIGN_OR_RETURN(runtime::MemoryWishes wishes,
-                          memory_wishes(options, device_->shares_host_memory()));
+  NIBBLE_ASSIGN_OR_RETURN(runtime::MemoryWishes wishes, memory_wishes(options));
   wishes.max_num_seqs = limits_.max_num_seqs;
   wishes.max_model_len = context;
   NIBBLE_ASSIGN_OR_RETURN(plan_, runtime::plan_memory(sizes, wishes));
@@ -154,7 +162,9 @@ Result<void> ModelSession::load() {
     progress.update(done, total);
     return interrupt_signal() == 0;
   };
+  const auto started = std::chrono::steady_clock::now();
   NIBBLE_ASSIGN_OR_RETURN(model_, model::LoadedModel::load(*device_, *source_, report));
+  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   return {};
 }
 

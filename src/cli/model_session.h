@@ -48,6 +48,8 @@ class ModelSession {
   const runtime::MemoryPlan& memory_plan() const { return plan_; }
   DType kv_dtype() const { return kv_dtype_; }
   size_t packed_weight_bytes() const { return packed_weight_bytes_; }
+  /// Reading and packing all weights.
+  double load_seconds() const { return load_seconds_; }
 
  private:
   ModelSession() = default;
@@ -66,12 +68,17 @@ class ModelSession {
   runtime::StepCapacity capacity_;
   runtime::MemoryPlan plan_;
   size_t packed_weight_bytes_ = 0;
+  double load_seconds_ = 0;
   std::unique_ptr<model::LoadedModel> model_;
   std::unique_ptr<runtime::ModelExecutor> executor_;
 };
 
 /// The kernel threads a command runs on: `threads`, or one per physical core when 0.
 std::unique_ptr<ThreadPool> make_thread_pool(int threads);
+
+/// What --device means on this machine: the number of a GPU, or nothing for the CPU. auto: the
+/// first GPU if there is one and the arithmetic is `exact`. Errors: invalid_argument.
+Result<std::optional<int>> chosen_gpu(const std::string& device, const std::string& arithmetic);
 
 /// A device for commands that only compute (quantize). threads 0: one per physical core.
 struct ComputeDevice {

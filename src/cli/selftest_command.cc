@@ -29,19 +29,15 @@ using Devices = std::vector<std::unique_ptr<device::Device>>;
 Result<Devices> open_devices(const SelftestOptions& options, Arithmetic arithmetic,
                              ThreadPool& pool) {
   Devices out;
-  const bool on_gpu = options.device.starts_with("cuda") ||
-                      (options.device == "auto" && device::cuda_device_info(0).ok());
-  if (!on_gpu) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<int> gpu, chosen_gpu(options.device, "exact"));
+  if (!gpu) {
     for (const IsaLevel level : isa_levels_up_to(detect_isa_level())) {
       out.push_back(device::make_cpu_device(arithmetic, level, pool));
     }
     return out;
   }
-  NIBBLE_ASSIGN_OR_RETURN(
-      ComputeDevice made,
-      make_compute_device(options.device == "auto" ? "cuda:0" : options.device,
-                          arithmetic == Arithmetic::f32 ? "f32" : "exact", options.threads));
-  out.push_back(std::move(made.device));
+  NIBBLE_ASSIGN_OR_RETURN(auto device, device::make_cuda_device(arithmetic, *gpu));
+  out.push_back(std::move(device));
   return out;
 }
 

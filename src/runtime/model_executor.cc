@@ -4,6 +4,7 @@
 #include "model/loaded_model.h"
 #include "model/weight_source.h"
 
+#include <chrono>
 #include <functional>
 #include <utility>
 
@@ -111,6 +112,60 @@ Result<void> ModelExecutor::run(const Step& step, std::span<device::SampleResult
   }
   device_.synchronize();
   return {};
+}
+
+double ModelExecutor::seconds_of(const device::StepPlan& plan, int repetitions,
+                                 const std::function<void()>& queue) {
+  using Clock = std::chrono::steady_clock;
+  const TensorView hidden = hidden_.slice_rows(0, plan.num_rows);
+  decoder_.embed(plan, weights_, hidden);
+  queue();  // untimed
+  device_.synchronize();
+  const auto started = Clock::now();
+  for (int i = 0; i < repetitions; ++i) queue();
+  device_.synchronize();
+  return std::chrono::duration<double>(Clock::now() - started).count() / repetitions;
+}
+
+std::vector<BlockTime> ModelExecutor::time_blocks(const Step& step, int repetitions) {
+  const device::StepPlan plan = buffers_->load(step);
+  const TensorView hidden = hidden_.slice_rows(0, plan.num_rows);
+  const auto layers = caches_->layers();
+  int attention = 0, delta_net = 0;
+  for (const model::LayerWeights& layer : weights_.layers) {
+    (layer.type == formats::LayerType::full_attention ? attention : delta_net) += 1;
+  }
+  const auto mixers = [&](formats::LayerType type) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const model::LayerWeights& w = weights_.layers[i];
+      if (w.type != type) continue;
+      if (type == formats::LayerType::full_attention) {
+        device_.attention_block(plan, w.attention, layers[i].kv, hidden, hidden,
+                                device::Accumulate::add);
+      } else {
+        device_.delta_net_block(plan, w.delta_net, layers[i].state, hidden, hidden,
+                                device::Accumulate::add);
+      }
+    }
+  };
+  const auto time = [&](const std::function<void()>& queue) {
+    return seconds_of(plan, repetitions, queue);
+  };
+  std::vector<BlockTime> out;
+  out.push_back(
+      {"attention", attention, time([&] { mixers(formats::LayerType::full_attention); })});
+  out.push_back(
+      {"DeltaNet", delta_net, time([&] { mixers(formats::LayerType::linear_attention); })});
+  out.push_back({"experts", attention + delta_net, time([&] {
+                   for (const model::LayerWeights& w : weights_.layers) {
+                     device_.moe_block(plan, w.moe, hidden, hidden, device::Accumulate::add);
+                   }
+                 })});
+  if (plan.num_logit_rows > 0) {
+    const TensorView logits = logits_.slice_rows(0, plan.num_logit_rows);
+    out.push_back({"head", 1, time([&] { decoder_.head(plan, weights_, hidden, 0, logits); })});
+  }
+  return out;
 }
 
 size_t ModelExecutor::bytes() const {

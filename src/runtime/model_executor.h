@@ -14,8 +14,10 @@
 #include "runtime/step_buffers.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 namespace nibble::model {
 class WeightSource;
@@ -40,6 +42,13 @@ CacheGeometry cache_geometry(const formats::ModelConfig& config, const model::Mo
 MemoryNeeds memory_needs(const device::Device& device, const model::WeightSource& source,
                          const StepCapacity& capacity, DType kv_dtype);
 
+/// Seconds of one kind of block in all its layers.
+struct BlockTime {
+  const char* name;
+  int layers;
+  double seconds;
+};
+
 class ModelExecutor final : public Executor {
  public:
   /// Also sets the device's workspace. Errors: exhausted.
@@ -51,6 +60,10 @@ class ModelExecutor final : public Executor {
   Result<void> run(const Step& step, std::span<device::SampleResult> results) override;
   int32_t vocab_size() const override { return options_.vocab_limit; }
 
+  /// Runs each kind of block of a step by itself, `repetitions` times over its layers without a
+  /// wait in between, and returns the mean times. The caches' contents are spoiled.
+  std::vector<BlockTime> time_blocks(const Step& step, int repetitions);
+
   /// For the following steps; null: none (device/step_plan.h).
   void set_routing_log(int32_t* log) { routing_log_ = log; }
 
@@ -60,6 +73,8 @@ class ModelExecutor final : public Executor {
   size_t bytes() const;
 
  private:
+  double seconds_of(const device::StepPlan& plan, int repetitions,
+                    const std::function<void()>& queue);
   ModelExecutor(device::Device& device, const model::ModelWeights& weights,
                 const ModelExecutorOptions& options);
   Result<void> allocate(const formats::ModelConfig& config);

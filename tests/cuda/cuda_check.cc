@@ -1,12 +1,9 @@
 // cuda_check PART...: runs the parts named on GPU 0 and says what agreed. Exit code 1 if anything
 // failed.
 //
-//   ops                    small operations on random data
 //   goldens FOLDER MODEL   a text_X family at f32 and exact, through the composed blocks
 //   text MODEL FILE        CPU exact against GPU on a text, teacher-forced
 //   dummy CONFIG           CPU exact against GPU with dummy weights
-//   bench CONFIG           speed with dummy weights
-//   profile CONFIG         a few steps between the marks of a profiler
 #include "tests/cuda/cuda_check.h"
 
 #include "base/cpu_features.h"
@@ -58,10 +55,6 @@ int run(int count, char** words) {
       check_text(model, file, "cuda.text." + file.substr(file.rfind('/') + 1), report);
     } else if (part == "dummy") {
       check_dummy(next(), report);
-    } else if (part == "bench") {
-      bench_model(next());
-    } else if (part == "profile") {
-      profile_model(next());
     } else {
       std::fprintf(stderr, "cuda_check: no part called %s\n", part.c_str());
       return 2;

@@ -20,9 +20,4 @@ void check_text(const std::string& model, const std::string& text, const std::st
 /// Dummy weights of a configuration: logits of CPU exact against GPU, prefill and decode.
 void check_dummy(const std::string& config, golden::Report& report);
 
-/// Decode and prefill speed of a configuration with dummy weights.
-void bench_model(const std::string& config);
-/// One prefill step of 8192 tokens and decode steps of 1 and 8 sequences, for a profiler.
-void profile_model(const std::string& config);
-
 }  // namespace nibble::check

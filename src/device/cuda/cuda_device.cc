@@ -3,6 +3,7 @@
 
 #include "base/thread_pool.h"
 #include "device/cuda/cuda_device_impl.h"
+#include "kernels/cuda/read_bandwidth.h"
 
 #include <algorithm>
 #include <cmath>
@@ -90,6 +91,13 @@ Result<CudaDeviceInfo> cuda_device_info(int ordinal) {
   if (status == cudaSuccess) status = cudaMemGetInfo(&info.free_bytes, &info.total_bytes);
   if (status != cudaSuccess) return cuda_error(status, "opening the GPU");
   return info;
+}
+
+Result<double> cuda_read_bandwidth(int ordinal) {
+  NIBBLE_ASSIGN_OR_RETURN(const CudaDeviceInfo info, cuda_device_info(ordinal));
+  const double bytes_per_second = cuda::read_bandwidth();
+  if (bytes_per_second > 0) return bytes_per_second;
+  return Error{ErrorCode::exhausted, info.name + ": no 4 GiB to measure the read bandwidth with"};
 }
 
 Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic, int ordinal) {

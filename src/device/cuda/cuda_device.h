@@ -24,6 +24,10 @@ struct CudaDeviceInfo {
 /// no kernels for.
 Result<CudaDeviceInfo> cuda_device_info(int ordinal);
 
+/// Bytes per second that kernels read from the GPU's memory, the best of ten passes over 4 GiB.
+/// Errors as cuda_device_info, and exhausted.
+Result<double> cuda_read_bandwidth(int ordinal);
+
 /// The device on that GPU. Errors as cuda_device_info, and exhausted.
 Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic, int ordinal);
 

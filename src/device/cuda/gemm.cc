@@ -1,6 +1,8 @@
 // cuBLASLt is column-major: our row-major y is its n x m matrix y^T = (W^T)^T x^T.
 #include "device/cuda/gemm.h"
 
+#include <string>
+
 namespace nibble::device {
 namespace {
 
@@ -12,16 +14,37 @@ void check(cublasStatus_t status, const char* what) {
 
 Gemm::~Gemm() {
   for (auto& [key, shape] : shapes_) {
-    (void)cublasLtMatrixLayoutDestroy(shape.w);
-    (void)cublasLtMatrixLayoutDestroy(shape.x);
-    (void)cublasLtMatrixLayoutDestroy(shape.y);
-    (void)cublasLtMatmulDescDestroy(shape.product);
+    (void)lt_.layout_destroy(shape.w);
+    (void)lt_.layout_destroy(shape.x);
+    (void)lt_.layout_destroy(shape.y);
+    (void)lt_.desc_destroy(shape.product);
   }
-  if (handle_ != nullptr) (void)cublasLtDestroy(handle_);
+  if (handle_ != nullptr) (void)lt_.destroy(handle_);
+}
+
+Result<void> Gemm::load() {
+  const std::string name = "libcublasLt.so." + std::to_string(CUBLAS_VER_MAJOR);
+  // The loader's path first, then where the toolkit of this build was.
+  NIBBLE_ASSIGN_OR_RETURN(
+      library_, SharedLibrary::open({name, std::string(NIBBLE_CUDA_LIBRARY_DIR "/") + name}));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtCreate", lt_.create));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtDestroy", lt_.destroy));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmul", lt_.matmul));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmulDescCreate", lt_.desc_create));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmulDescDestroy", lt_.desc_destroy));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmulDescSetAttribute", lt_.desc_set));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatrixLayoutCreate", lt_.layout_create));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatrixLayoutDestroy", lt_.layout_destroy));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmulPreferenceCreate", lt_.preference_create));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmulPreferenceDestroy", lt_.preference_destroy));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmulPreferenceSetAttribute", lt_.preference_set));
+  NIBBLE_RETURN_IF_ERROR(library_.find("cublasLtMatmulAlgoGetHeuristic", lt_.heuristic));
+  return {};
 }
 
 Result<void> Gemm::open() {
-  const cublasStatus_t status = cublasLtCreate(&handle_);
+  NIBBLE_RETURN_IF_ERROR(load());
+  const cublasStatus_t status = lt_.create(&handle_);
   if (status == CUBLAS_STATUS_SUCCESS) return {};
   return Error{ErrorCode::unsupported,
                "cublasLtCreate: status " + std::to_string(static_cast<int>(status))};
@@ -32,30 +55,28 @@ const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
   const auto found = shapes_.find(key);
   if (found != shapes_.end()) return found->second;
   Shape shape;
-  check(cublasLtMatmulDescCreate(&shape.product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
+  check(lt_.desc_create(&shape.product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
   const cublasOperation_t transposed = CUBLAS_OP_T;
-  check(cublasLtMatmulDescSetAttribute(shape.product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                       sizeof(transposed)),
+  check(lt_.desc_set(shape.product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
         "transpose");
   const auto m = static_cast<uint64_t>(args.m), n = static_cast<uint64_t>(args.n),
              k = static_cast<uint64_t>(args.k);
-  check(cublasLtMatrixLayoutCreate(&shape.w, CUDA_R_16BF, k, n, args.k), "layout of W");
-  check(cublasLtMatrixLayoutCreate(&shape.x, CUDA_R_16BF, k, m, args.k), "layout of x");
-  check(cublasLtMatrixLayoutCreate(&shape.y, args.y_is_bf16 ? CUDA_R_16BF : CUDA_R_32F, n, m,
-                                   args.y_stride),
+  check(lt_.layout_create(&shape.w, CUDA_R_16BF, k, n, args.k), "layout of W");
+  check(lt_.layout_create(&shape.x, CUDA_R_16BF, k, m, args.k), "layout of x");
+  check(lt_.layout_create(&shape.y, args.y_is_bf16 ? CUDA_R_16BF : CUDA_R_32F, n, m, args.y_stride),
         "layout of y");
   cublasLtMatmulPreference_t preference = nullptr;
-  check(cublasLtMatmulPreferenceCreate(&preference), "preference");
+  check(lt_.preference_create(&preference), "preference");
   const size_t workspace = kWorkspaceBytes;
-  check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                             &workspace, sizeof(workspace)),
+  check(lt_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                           sizeof(workspace)),
         "workspace");
   cublasLtMatmulHeuristicResult_t result = {};
   int count = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle_, shape.product, shape.w, shape.x, shape.y, shape.y,
-                                       preference, 1, &result, &count),
+  check(lt_.heuristic(handle_, shape.product, shape.w, shape.x, shape.y, shape.y, preference, 1,
+                      &result, &count),
         "heuristic");
-  (void)cublasLtMatmulPreferenceDestroy(preference);
+  (void)lt_.preference_destroy(preference);
   NIBBLE_CHECK(count == 1, "cuBLASLt has no algorithm", args.m, args.n, args.k);
   shape.algorithm = result.algo;
   return shapes_.emplace(key, shape).first->second;
@@ -64,9 +85,9 @@ const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
 void Gemm::run(const GemmArgs& args, void* workspace, cudaStream_t stream) {
   const Shape& shape = shape_of(args);
   const float beta = args.accumulate ? 1.0f : 0.0f;
-  check(cublasLtMatmul(handle_, shape.product, &args.alpha, args.w, shape.w, args.x, shape.x, &beta,
-                       args.y, shape.y, args.y, shape.y, &shape.algorithm, workspace,
-                       kWorkspaceBytes, stream),
+  check(lt_.matmul(handle_, shape.product, &args.alpha, args.w, shape.w, args.x, shape.x, &beta,
+                   args.y, shape.y, args.y, shape.y, &shape.algorithm, workspace, kWorkspaceBytes,
+                   stream),
         "matmul");
 }
 

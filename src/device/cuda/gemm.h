@@ -1,10 +1,12 @@
-// Gemm: BF16 matrix products of large steps through cuBLASLt.
+// Gemm: BF16 matrix products of large steps through cuBLASLt, opened when the device is.
 //
+// The library has half a gigabyte: linked, every command of a CUDA build would wait for the loader.
 // y[m][n] (+)= alpha * x[m][k] W[n][k]^T, f32 accumulation. The algorithm of a shape is asked for
 // once and kept.
 #pragma once
 
 #include "device/cuda/handles.h"
+#include "device/cuda/shared_library.h"
 
 #include <cstdint>
 #include <cublasLt.h>
@@ -44,8 +46,26 @@ class Gemm {
     cublasLtMatmulAlgo_t algorithm = {};
   };
   using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool>;
+  /// The functions of the library that are used.
+  struct Functions {
+    decltype(&cublasLtCreate) create = nullptr;
+    decltype(&cublasLtDestroy) destroy = nullptr;
+    decltype(&cublasLtMatmul) matmul = nullptr;
+    decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
+    decltype(&cublasLtMatmulDescDestroy) desc_destroy = nullptr;
+    decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
+    decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
+    decltype(&cublasLtMatrixLayoutDestroy) layout_destroy = nullptr;
+    decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
+    decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
+    decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
+    decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+  };
+  Result<void> load();
   const Shape& shape_of(const GemmArgs& args);
 
+  SharedLibrary library_;
+  Functions lt_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Key, Shape> shapes_;
 };
