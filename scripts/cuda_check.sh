@@ -41,8 +41,22 @@ run text models/demo models/demo/eval/heldout_generated.txt
 for config in mid4-seed mid4-fp8-dense; do
   if [ -d "$configs/$config" ]; then run dummy "$configs/$config"; else echo "$config left out"; fi
 done
+bench() {
+  "$nibble" bench engine --device cuda --load-format dummy --kv-cache-dtype fp8 -r 3 "$@" || failed=1
+}
 for config in 35b-seed 35b-fp8-dense; do
-  if [ -d "$configs/$config" ]; then run bench "$configs/$config"; else echo "$config left out"; fi
+  if [ ! -d "$configs/$config" ]; then echo "$config left out"; continue; fi
+  bench "$configs/$config" -p 0 -n 128 -s 1,2,4,8,32
+  bench "$configs/$config" -p 0 -n 128 -d 32640
+  bench "$configs/$config" -p 512,2048,8192 -n 0 --max-num-batched-tokens 8192
 done
+sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+if [ -x "$sanitizer" ]; then
+  for tool in memcheck racecheck; do
+    "$sanitizer" --tool $tool --error-exitcode 1 "$nibble" selftest --device cuda || failed=1
+  done
+else
+  echo "compute-sanitizer left out: not found"
+fi
 nvidia-smi --query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv,noheader
 exit $failed

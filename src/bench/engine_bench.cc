@@ -16,6 +16,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kBlockRepetitions = 4;
+constexpr double kLeastMeterSeconds = 1.0;
 
 Spread spread_of(std::vector<double> samples) {
   Spread out;
@@ -210,7 +211,8 @@ Result<EngineTestResult> EngineBench::run(const EngineTest& test, int repetition
   }
   if (joules) {
     const double elapsed = std::chrono::duration<double>(Clock::now() - started).count();
-    out.watts = (joules() - joules_before) / elapsed;
+    // The counter moves every 20 to 100 ms.
+    if (elapsed >= kLeastMeterSeconds) out.watts = (joules() - joules_before) / elapsed;
   }
   out.blocks = executor_.time_blocks(step_, kBlockRepetitions);
   out.tokens_per_second = spread_of(std::move(speeds));

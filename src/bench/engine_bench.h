@@ -37,7 +37,7 @@ struct EngineTestResult {
   int64_t min_distinct_experts = 0;  // in one layer, over the timed part of a repetition
   double mean_distinct_experts = 0;  // per layer and step
   double step_seconds = 0;  // mean of a timed step
-  double watts = 0;  // from the first timed repetition to the last; 0 without a meter
+  double watts = 0;  // from the first timed repetition to the last; 0: no meter, or under a second
   std::vector<runtime::BlockTime> blocks;  // of the last step's shape
 };
 

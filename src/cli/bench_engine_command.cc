@@ -89,7 +89,8 @@ OrderedJson to_json(const bench::EngineTest& test, const bench::EngineTestResult
       {"blocks", blocks}};
   if (machine.sensors != nullptr) {
     const device::GpuReading now = machine.sensors->read();
-    out["gpu"] = {{"watts", result.watts},
+    const OrderedJson watts = result.watts > 0 ? OrderedJson(result.watts) : OrderedJson(nullptr);
+    out["gpu"] = {{"watts", watts},
                   {"celsius", now.celsius},
                   {"sm_mhz", now.sm_mhz},
                   {"memory_mhz", now.memory_mhz}};
@@ -112,7 +113,9 @@ void print_row(const bench::EngineTest& test, const bench::EngineTestResult& r,
   }
   if (machine.sensors != nullptr) {
     const device::GpuReading now = machine.sensors->read();
-    fmt::print("; {:.0f} W, {} C, SM {} MHz, memory {} MHz", r.watts, now.celsius, now.sm_mhz,
+    const std::string power =
+        r.watts > 0 ? fmt::format("{:.0f} W", r.watts) : "too short for watts";
+    fmt::print("; {}, {} C, SM {} MHz, memory {} MHz", power, now.celsius, now.sm_mhz,
                now.memory_mhz);
   }
   fmt::print("\n");

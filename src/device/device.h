@@ -104,6 +104,9 @@ class Device {
 
   // ---- Weights: repacked once into the layout the kernels read
   // ---------------------------------------------------
+  /// Threads that may call pack_linear, pack_gate_up and upload at once while weights are loaded;
+  /// synchronize() ends the loading.
+  virtual int pack_threads() const { return 1; }
   virtual size_t packed_linear_bytes(WeightFormat format, int64_t out_features,
                                      int64_t in_features) const = 0;
   /// Packs one matrix to `destination` (packed_linear_bytes, 64-byte aligned device memory).

@@ -21,6 +21,9 @@ class CheckpointSource : public WeightSource {
                                                         const formats::ModelConfig& config);
 
   const formats::ModelConfig& config() const override { return config_; }
+  std::unique_ptr<WeightSource> fork() const override {
+    return std::unique_ptr<WeightSource>(new CheckpointSource(checkpoint_, config_, prefix_));
+  }
   const NamePrefix& prefix() const { return prefix_; }
   /// Checkpoint::release_pages.
   void release_pages() const { checkpoint_.release_pages(); }

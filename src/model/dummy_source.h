@@ -9,6 +9,7 @@
 #include "tensor/tensor.h"
 
 #include <array>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,9 @@ class DummySource : public WeightSource {
   explicit DummySource(formats::ModelConfig config) : config_(std::move(config)) {}
 
   const formats::ModelConfig& config() const override { return config_; }
+  std::unique_ptr<WeightSource> fork() const override {
+    return std::make_unique<DummySource>(config_);
+  }
   formats::WeightFormat format(Member member, int layer) const override;
   formats::WeightFormat expert_format(int layer, bool shared) const override;
   Result<formats::LinearWeight> linear(Member member, int layer) override;

@@ -1,7 +1,15 @@
 #include "model/loaded_model.h"
 
+#include "base/thread_pool.h"
+
+#include <algorithm>
 #include <array>
+#include <atomic>
+#include <mutex>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace nibble::model {
 namespace {
@@ -213,8 +221,14 @@ Result<LayerWeights> LayerPacker::layer(int index) {
   return weights;
 }
 
-// Bytes outside the layers: head, final norm, and the embedding table where it cannot be read in
-// place.
+// Bytes of final norm and output matrix.
+size_t head_bytes(const device::Device& device, const WeightSource& source) {
+  const formats::ModelConfig& c = source.config();
+  return vector_bytes(Member::final_norm, c) +
+         linear_bytes(device, source.format(Member::lm_head, -1), Member::lm_head, c);
+}
+
+// Bytes of the embedding table where it cannot be read in place.
 size_t embedding_bytes(const device::Device& device, const WeightSource& source) {
   if (device.shares_host_memory() && source.embedding_is_mapped()) return 0;
   return aligned(
@@ -254,40 +268,111 @@ size_t packed_layer_bytes(const device::Device& device, const WeightSource& sour
 }
 
 size_t packed_model_bytes(const device::Device& device, const WeightSource& source) {
-  const formats::ModelConfig& c = source.config();
-  size_t bytes = embedding_bytes(device, source) + vector_bytes(Member::final_norm, c) +
-                 linear_bytes(device, source.format(Member::lm_head, -1), Member::lm_head, c);
-  for (int i = 0; i < c.num_hidden_layers; ++i) bytes += packed_layer_bytes(device, source, i);
+  size_t bytes = embedding_bytes(device, source) + head_bytes(device, source);
+  for (int i = 0; i < source.config().num_hidden_layers; ++i)
+    bytes += packed_layer_bytes(device, source, i);
   return bytes;
 }
 
+namespace {
+
+// The parts of a model in the order they are loaded, the longest first: embedding, head, layers.
+// Each has its place in memory: layers, head, embedding.
+class ModelLoader {
+ public:
+  ModelLoader(device::Device& device, const WeightSource& source, std::byte* memory,
+              ModelWeights& weights)
+      : device_(device), weights_(weights) {
+    const formats::ModelConfig& c = source.config();
+    const auto layers = static_cast<int>(c.num_hidden_layers);
+    weights_.layers.resize(static_cast<size_t>(layers));
+    for (int i = 0; i < layers; ++i) {
+      layers_.push_back(memory);
+      memory += packed_layer_bytes(device, source, i);
+    }
+    head_ = memory;
+    embedding_ = memory + head_bytes(device, source);
+  }
+
+  int parts() const { return static_cast<int>(layers_.size()) + 2; }
+  /// Any thread, with a source of its own.
+  Result<void> load(int part, WeightSource& source) {
+    if (part == 0) return embedding(source);
+    if (part == 1) return head(source);
+    const int layer = part - 2;
+    const auto index = static_cast<size_t>(layer);
+    NIBBLE_ASSIGN_OR_RETURN(weights_.layers[index],
+                            LayerPacker(device_, source, layers_[index]).layer(layer));
+    return {};
+  }
+
+ private:
+  Result<void> head(WeightSource& source) {
+    LayerPacker packer(device_, source, head_);
+    NIBBLE_ASSIGN_OR_RETURN(weights_.head.final_norm, packer.vector(Member::final_norm, -1));
+    NIBBLE_ASSIGN_OR_RETURN(weights_.head.lm_head, packer.linear(Member::lm_head, -1));
+    return {};
+  }
+  Result<void> embedding(WeightSource& source) {
+    NIBBLE_ASSIGN_OR_RETURN(const ConstTensorView table, source.embedding());
+    weights_.embed_tokens = table;
+    if (embedding_bytes(device_, source) == 0) return {};
+    device_.upload(embedding_, {table.data(), table.bytes()});
+    weights_.embed_tokens = ConstTensorView(embedding_, table.dtype(), table.shape());
+    return {};
+  }
+
+  device::Device& device_;
+  ModelWeights& weights_;
+  std::vector<std::byte*> layers_;
+  std::byte* head_;
+  std::byte* embedding_;
+};
+
+// The first error of several threads; the others stop at their next part.
+class FirstError {
+ public:
+  void set(Error error) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::move(error);
+    is_set_ = true;
+  }
+  bool is_set() const { return is_set_; }
+  Result<void> result() const { return error_ ? Result<void>(*error_) : Result<void>(); }
+
+ private:
+  std::mutex mutex_;
+  std::optional<Error> error_;
+  std::atomic<bool> is_set_{false};
+};
+
+}  // namespace
+
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(device::Device& device, WeightSource& source,
                                                        const LoadProgress& progress) {
-  const formats::ModelConfig& c = source.config();
   auto model = std::unique_ptr<LoadedModel>(new LoadedModel);
   NIBBLE_ASSIGN_OR_RETURN(model->memory_,
                           device.allocate(packed_model_bytes(device, source), "weights"));
-  LayerPacker packer(device, source, model->memory_->data());
-  ModelWeights& weights = model->weights_;
-  const auto layers = static_cast<int>(c.num_hidden_layers);
-  for (int i = 0; i < layers; ++i) {
-    if (!progress(i, layers + 1)) return Error{ErrorCode::cancelled, "loading was interrupted"};
-    NIBBLE_ASSIGN_OR_RETURN(LayerWeights layer, packer.layer(i));
-    weights.layers.push_back(layer);
-  }
-  if (!progress(layers, layers + 1)) return Error{ErrorCode::cancelled, "loading was interrupted"};
-  NIBBLE_ASSIGN_OR_RETURN(weights.head.final_norm, packer.vector(Member::final_norm, -1));
-  NIBBLE_ASSIGN_OR_RETURN(weights.head.lm_head, packer.linear(Member::lm_head, -1));
-  NIBBLE_ASSIGN_OR_RETURN(const ConstTensorView table, source.embedding());
-  if (embedding_bytes(device, source) == 0) {
-    weights.embed_tokens = table;
-  } else {
-    std::byte* destination = packer.take(table.bytes());
-    device.upload(destination, {table.data(), table.bytes()});
-    weights.embed_tokens = ConstTensorView(destination, table.dtype(), table.shape());
-  }
+  ModelLoader loader(device, source, model->memory_->data(), model->weights_);
+  const int parts = loader.parts();
+  ThreadPool pool(std::min(device.pack_threads(), parts), {});
+  std::vector<std::unique_ptr<WeightSource>> sources;
+  for (int i = 0; i < pool.num_threads(); ++i) sources.push_back(source.fork());
+  std::atomic<int> next{0};
+  FirstError error;
+  pool.parallel_for(parts, [&](int64_t, int worker) {
+    const int part = next++;
+    if (error.is_set()) return;
+    if (worker == 0 && !progress(part, parts)) {
+      error.set({ErrorCode::cancelled, "loading was interrupted"});
+      return;
+    }
+    const Result<void> loaded = loader.load(part, *sources[static_cast<size_t>(worker)]);
+    if (!loaded.ok()) error.set(loaded.error());
+  });
   device.synchronize();
-  progress(layers + 1, layers + 1);
+  NIBBLE_RETURN_IF_ERROR(error.result());
+  progress(parts, parts);
   return model;
 }
 
@@ -303,11 +388,9 @@ Result<LoadedLayer> LoadedLayer::load(device::Device& device, WeightSource& sour
 }
 
 Result<LoadedHead> LoadedHead::load(device::Device& device, WeightSource& source) {
-  const formats::ModelConfig& c = source.config();
   LoadedHead loaded;
-  const size_t bytes = vector_bytes(Member::final_norm, c) +
-                       linear_bytes(device, source.format(Member::lm_head, -1), Member::lm_head, c);
-  NIBBLE_ASSIGN_OR_RETURN(loaded.memory_, device.allocate(bytes, "weights of the head"));
+  NIBBLE_ASSIGN_OR_RETURN(loaded.memory_,
+                          device.allocate(head_bytes(device, source), "weights of the head"));
   LayerPacker packer(device, source, loaded.memory_->data());
   NIBBLE_ASSIGN_OR_RETURN(loaded.weights_.final_norm, packer.vector(Member::final_norm, -1));
   NIBBLE_ASSIGN_OR_RETURN(loaded.weights_.lm_head, packer.linear(Member::lm_head, -1));

@@ -1,8 +1,9 @@
 // Loading: every tensor of a WeightSource repacked once into device memory, the views in
 // ModelWeights.
 //
-// Sizes are known before a byte is read (packed_model_bytes), so the memory plan can refuse first.
-// Long loads report progress and can be interrupted by the callback.
+// On a device that takes several threads (Device::pack_threads) layers are read and packed side by
+// side. Sizes are known before a byte is read (packed_model_bytes), so the memory plan can refuse
+// first. Long loads report progress and can be interrupted by the callback.
 #pragma once
 
 #include "base/result.h"
@@ -20,7 +21,8 @@ namespace nibble::model {
 size_t packed_model_bytes(const device::Device& device, const WeightSource& source);
 size_t packed_layer_bytes(const device::Device& device, const WeightSource& source, int layer);
 
-/// Called after each unit with (done, total); false cancels the load (ErrorCode::cancelled).
+/// Called on the loading thread with (parts begun, total); false cancels the load
+/// (ErrorCode::cancelled).
 using LoadProgress = std::function<bool(int done, int total)>;
 
 /// All weights of a model in device memory.

@@ -10,6 +10,7 @@
 #include "model/tensor_rules.h"
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace nibble::model {
@@ -26,6 +27,8 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
   virtual const formats::ModelConfig& config() const = 0;
+  /// The same weights for another thread; may outlive this source.
+  virtual std::unique_ptr<WeightSource> fork() const = 0;
 
   /// Format of a linear member, known without reading data (memory plan).
   virtual formats::WeightFormat format(Member member, int layer) const = 0;

@@ -4,6 +4,7 @@
 //   goldens FOLDER MODEL   a text_X family at f32 and exact, through the composed blocks
 //   text MODEL FILE        CPU exact against GPU on a text, teacher-forced
 //   dummy CONFIG           CPU exact against GPU with dummy weights
+//   checkpoint CONFIG DIR  writes a checkpoint of dummy weights
 #include "tests/cuda/cuda_check.h"
 
 #include "base/cpu_features.h"
@@ -55,6 +56,9 @@ int run(int count, char** words) {
       check_text(model, file, "cuda.text." + file.substr(file.rfind('/') + 1), report);
     } else if (part == "dummy") {
       check_dummy(next(), report);
+    } else if (part == "checkpoint") {
+      const std::string config = next();
+      write_checkpoint(config, next());
     } else {
       std::fprintf(stderr, "cuda_check: no part called %s\n", part.c_str());
       return 2;

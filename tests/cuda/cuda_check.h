@@ -20,4 +20,7 @@ void check_text(const std::string& model, const std::string& text, const std::st
 /// Dummy weights of a configuration: logits of CPU exact against GPU, prefill and decode.
 void check_dummy(const std::string& config, golden::Report& report);
 
+/// Writes a checkpoint with the dummy weights of a configuration.
+void write_checkpoint(const std::string& config, const std::string& folder);
+
 }  // namespace nibble::check

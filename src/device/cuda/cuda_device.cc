@@ -12,8 +12,6 @@
 namespace nibble::device {
 namespace {
 
-/// Stored weight bytes that are packed at once.
-constexpr size_t kRawWeightBytes = size_t{32} << 20;
 constexpr size_t kDequantizedBytes = size_t{64} << 20;
 /// Rows of the widest fused input projection: qkv, z, b and a of a DeltaNet layer.
 constexpr int64_t kMaxProjectionRows = 12352;
@@ -137,11 +135,10 @@ Result<void> CudaDevice::open() {
     status = cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking);
   }
   if (status != cudaSuccess) return cuda_error(status, "opening " + info_.name);
-  NIBBLE_RETURN_IF_ERROR(ring_.open());
+  NIBBLE_RETURN_IF_ERROR(lanes_.open(ordinal_, stream_.get()));
   NIBBLE_RETURN_IF_ERROR(gemm_.open());
   cuda::prepare_decode();
   cuda::prepare_prefill();
-  NIBBLE_ASSIGN_OR_RETURN(raw_weights_, zeroed(kRawWeightBytes, "weights being loaded"));
   return {};
 }
 
@@ -157,7 +154,7 @@ Result<std::unique_ptr<Memory>> CudaDevice::allocate(size_t bytes, const std::st
 }
 
 void CudaDevice::upload(std::byte* destination, std::span<const std::byte> host) {
-  ring_.push(destination, host, stream_.get());
+  lanes_.take()->push(destination, host);
 }
 
 void CudaDevice::download(std::span<std::byte> host, const std::byte* source) {
@@ -231,6 +228,7 @@ size_t CudaDevice::workspace_bytes(const WorkspaceSpec& spec) const {
 
 Result<void> CudaDevice::set_workspace(const WorkspaceSpec& spec) {
   spec_ = spec;
+  lanes_.close_extra();  // weights are loaded
   graphs_.clear();
   next_projection_.clear();
   workspace_memory_ = CudaBytes();

@@ -8,7 +8,7 @@
 #include "device/cuda/cuda_device.h"
 #include "device/cuda/gemm.h"
 #include "device/cuda/handles.h"
-#include "device/cuda/upload_ring.h"
+#include "device/cuda/upload_lanes.h"
 #include "device/host_sampler.h"
 #include "kernels/cuda/args.h"
 #include "kernels/cuda/decode.h"
@@ -46,6 +46,7 @@ class CudaDevice final : public Device {
   Result<void> set_workspace(const WorkspaceSpec& spec) override;
   void run_step(const StepPlan& plan, const std::function<void()>& queue_step) override;
 
+  int pack_threads() const override { return UploadLanes::kMaxLanes; }
   size_t packed_linear_bytes(WeightFormat format, int64_t out_features,
                              int64_t in_features) const override;
   PackedLinear pack_linear(const formats::LinearWeight& weight, std::byte* destination) override;
@@ -132,7 +133,8 @@ class CudaDevice final : public Device {
   }
   cuda::Step step_of(const StepPlan& plan) const;
   void gemm(const cuda::LinearArgs& args);
-  void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination);
+  void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination,
+                         UploadLane& lane);
   /// Whether the fused decode kernels serve this step.
   bool is_decode(const StepPlan& plan) const;
   void project_in(const StepPlan& plan, std::span<const PackedLinear* const> weights,
@@ -147,10 +149,9 @@ class CudaDevice final : public Device {
   int ordinal_;
   CudaDeviceInfo info_;
   CudaStream stream_;
-  UploadRing ring_;
+  UploadLanes lanes_;
   Gemm gemm_;
   CudaBytes workspace_memory_;
-  CudaBytes raw_weights_;  // stored bytes on their way into a packed layout
   Scratch scratch_;
 
   /// While a fused DeltaNet block runs: gated_delta may use the chunked form (the small operation

@@ -6,7 +6,7 @@
 namespace nibble::device {
 namespace {
 
-/// Rows of an NVFP4 matrix packed at once: a multiple of the panel height.
+/// Stored bytes of an NVFP4 matrix packed at once: a lane's raw buffer holds two such slices.
 constexpr int64_t kSliceBytes = int64_t{8} << 20;
 
 int64_t slice_rows(int64_t rows, int64_t k, int64_t step) {
@@ -46,30 +46,32 @@ size_t CudaDevice::packed_gate_up_bytes(WeightFormat format, int64_t intermediat
   return cuda::packed_bytes(cuda_format(format), 2 * intermediate, in_features);
 }
 
-void CudaDevice::push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination) {
+void CudaDevice::push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination,
+                                   UploadLane& lane) {
   const int64_t n = weight.out_features, k = weight.in_features;
-  auto* raw = static_cast<std::byte*>(raw_weights_.get());
+  auto* raw = static_cast<std::byte*>(lane.raw.get());
   const bool units = n % 16 == 0 && k % 256 == 0;
   if (!units) {  // plain layout: the stored bytes
-    upload(destination, rows_of(weight.weight, 0, n));
-    upload(destination + n * (k / 2), rows_of(weight.weight_scale, 0, n));
+    lane.push(destination, rows_of(weight.weight, 0, n));
+    lane.push(destination + n * (k / 2), rows_of(weight.weight_scale, 0, n));
     return;
   }
   const int64_t step = slice_rows(n, k, 16);
   for (int64_t first = 0; first < n; first += step) {
     const int64_t count = std::min(step, n - first);
-    upload(raw, rows_of(weight.weight, first, count));
-    upload(raw + count * (k / 2), rows_of(weight.weight_scale, first, count));
+    lane.push(raw, rows_of(weight.weight, first, count));
+    lane.push(raw + count * (k / 2), rows_of(weight.weight_scale, first, count));
     cuda::pack_nvfp4(raw, raw + count * (k / 2), count, k, destination + first * (k / 2 + k / 16),
-                     stream_.get());
+                     lane.stream);
   }
 }
 
 PackedLinear CudaDevice::pack_linear(const formats::LinearWeight& weight, std::byte* destination) {
+  const UploadLanes::Use lane = lanes_.take();
   if (cuda_format(weight.format) == cuda::Format::nvfp4) {
-    push_nvfp4_slices(weight, destination);
+    push_nvfp4_slices(weight, destination, *lane);
   } else {
-    upload(destination, {weight.weight.data(), weight.weight.bytes()});
+    lane->push(destination, {weight.weight.data(), weight.weight.bytes()});
   }
   return {.format = weight.format,
           .out_features = weight.out_features,
@@ -81,34 +83,35 @@ PackedLinear CudaDevice::pack_linear(const formats::LinearWeight& weight, std::b
 void CudaDevice::pack_gate_up(const formats::LinearWeight& gate, const formats::LinearWeight& up,
                               std::byte* destination) {
   const int64_t n = gate.out_features, k = gate.in_features;
+  const UploadLanes::Use lane = lanes_.take();
   if (cuda_format(gate.format) != cuda::Format::nvfp4) {
-    upload(destination, {gate.weight.data(), gate.weight.bytes()});
-    upload(destination + gate.weight.bytes(), {up.weight.data(), up.weight.bytes()});
+    lane->push(destination, {gate.weight.data(), gate.weight.bytes()});
+    lane->push(destination + gate.weight.bytes(), {up.weight.data(), up.weight.bytes()});
     return;
   }
   const int64_t codes = k / 2, scales = k / 16;
   if (n % 8 != 0 || k % 256 != 0) {  // plain layout: all codes, then all scales
-    upload(destination, rows_of(gate.weight, 0, n));
-    upload(destination + n * codes, rows_of(up.weight, 0, n));
-    upload(destination + 2 * n * codes, rows_of(gate.weight_scale, 0, n));
-    upload(destination + 2 * n * codes + n * scales, rows_of(up.weight_scale, 0, n));
+    lane->push(destination, rows_of(gate.weight, 0, n));
+    lane->push(destination + n * codes, rows_of(up.weight, 0, n));
+    lane->push(destination + 2 * n * codes, rows_of(gate.weight_scale, 0, n));
+    lane->push(destination + 2 * n * codes + n * scales, rows_of(up.weight_scale, 0, n));
     return;
   }
   const int64_t step = slice_rows(n, k, 8);
   for (int64_t first = 0; first < n; first += step) {
     const int64_t count = std::min(step, n - first);
-    std::byte* at = static_cast<std::byte*>(raw_weights_.get());
+    std::byte* at = static_cast<std::byte*>(lane->raw.get());
     const auto push = [&](ConstTensorView view) {
       const std::span<const std::byte> bytes = rows_of(view, first, count);
       std::byte* from = at;
-      upload(at, bytes);
+      lane->push(at, bytes);
       at += bytes.size();
       return static_cast<const void*>(from);
     };
     const cuda::GateUpSource source{push(gate.weight), push(gate.weight_scale), push(up.weight),
                                     push(up.weight_scale)};
     cuda::pack_gate_up_nvfp4(source, count, k, destination + 2 * first * (codes + scales),
-                             stream_.get());
+                             lane->stream);
   }
 }
 

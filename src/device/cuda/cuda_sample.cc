@@ -54,6 +54,7 @@ void CudaDevice::sample(const SamplePlan& plan, ConstTensorView logits, SampleRe
 }
 
 void CudaDevice::synchronize() {
+  lanes_.synchronize();
   NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
   const auto* sampled = static_cast<const cuda::GreedyResult*>(sampled_.get());
   for (int32_t i = 0; i < pending_.count; ++i) {

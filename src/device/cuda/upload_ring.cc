@@ -6,8 +6,9 @@
 
 namespace nibble::device {
 
-Result<void> UploadRing::open() {
-  cudaError_t status = cudaMallocHost(memory_.out(), 2 * kHalfBytes);
+Result<void> UploadRing::open(size_t half_bytes) {
+  half_bytes_ = half_bytes;
+  cudaError_t status = cudaMallocHost(memory_.out(), 2 * half_bytes);
   for (CudaEvent& event : sent_) {
     if (status == cudaSuccess) {
       status = cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming);
@@ -27,10 +28,10 @@ void UploadRing::next_half(cudaStream_t stream) {
 void UploadRing::push(std::byte* destination, std::span<const std::byte> host,
                       cudaStream_t stream) {
   while (!host.empty()) {
-    if (used_ >= kHalfBytes) next_half(stream);
-    const size_t bytes = std::min(host.size(), kHalfBytes - used_);
+    if (used_ >= half_bytes_) next_half(stream);
+    const size_t bytes = std::min(host.size(), half_bytes_ - used_);
     std::byte* pinned =
-        static_cast<std::byte*>(memory_.get()) + static_cast<size_t>(half_) * kHalfBytes + used_;
+        static_cast<std::byte*>(memory_.get()) + static_cast<size_t>(half_) * half_bytes_ + used_;
     std::memcpy(pinned, host.data(), bytes);
     NIBBLE_CUDA_CHECK(cudaMemcpyAsync(destination, pinned, bytes, cudaMemcpyHostToDevice, stream));
     destination += bytes;

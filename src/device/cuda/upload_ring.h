@@ -13,9 +13,7 @@ namespace nibble::device {
 
 class UploadRing {
  public:
-  static constexpr size_t kHalfBytes = size_t{32} << 20;
-
-  Result<void> open();
+  Result<void> open(size_t half_bytes);
   /// Queues the copy on `stream`; waits only while both halves are in flight.
   void push(std::byte* destination, std::span<const std::byte> host, cudaStream_t stream);
 
@@ -23,6 +21,7 @@ class UploadRing {
   void next_half(cudaStream_t stream);
 
   PinnedBytes memory_;
+  size_t half_bytes_ = 0;
   CudaEvent sent_[2];
   int half_ = 0;
   size_t used_ = 0;
