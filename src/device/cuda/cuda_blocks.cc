@@ -1,4 +1,4 @@
-// Captured steps and fused decode blocks of the CUDA device.
+// Captured steps and fused decode blocks of the CUDA device; prefill blocks: cuda_prefill.cc.
 //
 // A step in which every sequence advances by one token queues the same launches whatever its
 // contents: sizes come from the plan's device buffers. Such a step is captured once per shape and
@@ -31,16 +31,6 @@ bool is_bank(const PackedExperts& bank, int64_t experts, int64_t out_features,
 const std::byte* end_of(const PackedLinear& weight) {
   const int64_t bytes = weight.format == WeightFormat::bf16 ? 2 : 1;
   return weight.data + weight.out_features * weight.in_features * bytes;
-}
-
-cuda::Bank bank_of(const PackedExperts& experts) {
-  return {.format = cuda_format(experts.format),
-          .data = reinterpret_cast<const uint8_t*>(experts.data),
-          .stride = static_cast<int64_t>(experts.expert_stride_bytes),
-          .scales = experts.tensor_scales,
-          .num_experts = static_cast<int32_t>(experts.num_experts),
-          .n = experts.out_features,
-          .k = experts.in_features};
 }
 
 bool fits(const AttentionWeights& w, const KvLayer& cache, const WorkspaceSpec& spec) {
@@ -214,6 +204,10 @@ void CudaDevice::attention_block(const StepPlan& plan, const AttentionWeights& w
                                  const KvLayer& cache, ConstTensorView residual, TensorView out,
                                  Accumulate accumulate) {
   if (last_router_ != nullptr) next_projection_[last_router_] = weights.q_proj;
+  if (can_prefill(plan, weights, cache)) {
+    prefill_attention_block(plan, weights, cache, residual, out, accumulate);
+    return;
+  }
   if (!is_decode(plan) || !fits(weights, cache, spec_) || residual.data() != out.data()) {
     Device::attention_block(plan, weights, cache, residual, out, accumulate);
     return;
@@ -242,10 +236,12 @@ void CudaDevice::delta_net_block(const StepPlan& plan, const DeltaNetWeights& we
                                  const StateLayer& cache, ConstTensorView residual, TensorView out,
                                  Accumulate accumulate) {
   if (last_router_ != nullptr) next_projection_[last_router_] = weights.in_proj_qkv;
+  if (can_prefill(plan, weights, cache)) {
+    prefill_delta_block(plan, weights, cache, residual, out, accumulate);
+    return;
+  }
   if (!is_decode(plan) || !fits(weights, cache) || residual.data() != out.data()) {
-    chunked_delta_ = arithmetic() == Arithmetic::exact && plan.observer == nullptr;
     Device::delta_net_block(plan, weights, cache, residual, out, accumulate);
-    chunked_delta_ = false;
     return;
   }
   const std::array<const PackedLinear*, 4> projections{&weights.in_proj_qkv, &weights.in_proj_z,
@@ -285,10 +281,10 @@ void CudaDevice::fused_experts(const StepPlan& plan, const MoeWeights& weights, 
                        .later = later},
                       stream_.get());
   const cuda::ExpertsArgs experts{
-      .gate_up = bank_of(weights.gate_up),
-      .down = bank_of(weights.down),
-      .shared_gate_up = bank_of(weights.shared_gate_up),
-      .shared_down = bank_of(weights.shared_down),
+      .gate_up = cuda_bank(weights.gate_up),
+      .down = cuda_bank(weights.down),
+      .shared_gate_up = cuda_bank(weights.shared_gate_up),
+      .shared_down = cuda_bank(weights.shared_down),
       .logits = scratch_.router_logits,
       .x = scratch_.x,
       .act = scratch_.act,
@@ -330,7 +326,7 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
                           ? nullptr
                           : plan.routing_log + weights.layer * plan.num_rows * cuda::kRouted},
       stream_.get());
-  cuda::MoeArgs args{.bank = bank_of(weights.gate_up),
+  cuda::MoeArgs args{.bank = cuda_bank(weights.gate_up),
                      .experts = nullptr,
                      .table = scratch_.decode,
                      .x = scratch_.x,
@@ -339,11 +335,11 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
                      .out_type = cuda::Element::bf16,
                      .rows = plan.num_rows,
                      .slots = kSlots,
-                     .shared = bank_of(weights.shared_gate_up),
+                     .shared = cuda_bank(weights.shared_gate_up),
                      .chained = true};
   cuda::moe_gate_up_units(args, stream_.get());
-  args.bank = bank_of(weights.down);
-  args.shared = bank_of(weights.shared_down);
+  args.bank = cuda_bank(weights.down);
+  args.shared = cuda_bank(weights.shared_down);
   args.x = scratch_.act;
   args.out = scratch_.slot_outputs;
   args.out_type = cuda::Element::f32;
@@ -358,50 +354,6 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
                      .accumulate = true,
                      .chained = true},
                     stream_.get());
-}
-
-void CudaDevice::grouped_experts(const StepPlan& plan, const MoeWeights& weights,
-                                 TensorView hidden) {
-  const int64_t rows = plan.num_rows;
-  cuda::prefill_norm({.h = hidden.as<float>(),
-                      .weight = weights.post_norm,
-                      .gate_weight = weights.shared_expert_gate.data,
-                      .x = workspace_.norm.data(),
-                      .permuted = scratch_.permuted,
-                      .logits = scratch_.prefill_logits,
-                      .rows = rows,
-                      .eps = spec_.rms_norm_eps},
-                     stream_.get());
-  gemm({.x = workspace_.norm.data(),
-        .x_type = cuda::Element::bf16,
-        .weight = {cuda::Format::bf16, weights.router.data, cuda::kExperts, cuda::kHidden, 1.0f},
-        .out = scratch_.prefill_logits,
-        .out_type = cuda::Element::f32,
-        .out_stride = cuda::kLogitStride,
-        .accumulate = false,
-        .m = rows});
-  cuda::prefill_route(
-      {.logits = scratch_.prefill_logits,
-       .rows = rows,
-       .table = scratch_.prefill,
-       .experts_out = plan.routing_log == nullptr
-                          ? nullptr
-                          : plan.routing_log + weights.layer * rows * cuda::kRouted},
-      stream_.get());
-  cuda::prefill_gate_up({.bank = bank_of(weights.gate_up),
-                         .shared = bank_of(weights.shared_gate_up),
-                         .table = scratch_.prefill,
-                         .x = scratch_.permuted,
-                         .out = scratch_.permuted_slots},
-                        stream_.get());
-  cuda::prefill_down({.bank = bank_of(weights.down),
-                      .shared = bank_of(weights.shared_down),
-                      .table = scratch_.prefill,
-                      .x = scratch_.permuted_slots,
-                      .out = scratch_.pair_outputs},
-                     stream_.get());
-  cuda::prefill_combine(scratch_.pair_outputs, scratch_.prefill, hidden.as<float>(), rows,
-                        stream_.get());
 }
 
 void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,

@@ -179,7 +179,7 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
               static_cast<int64_t>(cuda::attention_scratch_floats(rows, heads, head_dim)));
   pieces.take(scratch->delta, static_cast<int64_t>(cuda::delta_scratch_floats(
                                   rows, static_cast<int32_t>(spec.value_heads))));
-  pieces.take(scratch->delta_chunked, static_cast<int64_t>(cuda::delta_chunked_bytes(
+  pieces.take(scratch->prefill_delta, static_cast<int64_t>(cuda::prefill_delta_bytes(
                                           rows, static_cast<int32_t>(spec.key_heads),
                                           static_cast<int32_t>(spec.value_heads))));
   pieces.take(scratch->expert_outputs, pairs * spec.hidden_size * 4);

@@ -102,7 +102,7 @@ class CudaDevice final : public Device {
   struct Scratch {
     float* attention = nullptr;
     float* delta = nullptr;
-    std::byte* delta_chunked = nullptr;
+    std::byte* prefill_delta = nullptr;
     std::byte* expert_outputs = nullptr;  // [pairs][H] f32
     std::byte* gemm = nullptr;
     std::byte* dequantized = nullptr;
@@ -143,6 +143,18 @@ class CudaDevice final : public Device {
                    TensorView out);
   cuda::WindowArgs window_of(const StepPlan& plan, const StateLayer* state) const;
   void fused_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
+  bool is_prefill(const StepPlan& plan) const;
+  bool can_prefill(const StepPlan& plan, const AttentionWeights& weights,
+                   const KvLayer& cache) const;
+  bool can_prefill(const StepPlan& plan, const DeltaNetWeights& weights,
+                   const StateLayer& cache) const;
+  void prefill_norm(const float* weight, ConstTensorView residual, TensorView out);
+  void prefill_attention_block(const StepPlan& plan, const AttentionWeights& weights,
+                               const KvLayer& cache, ConstTensorView residual, TensorView out,
+                               Accumulate accumulate);
+  void prefill_delta_block(const StepPlan& plan, const DeltaNetWeights& weights,
+                           const StateLayer& cache, ConstTensorView residual, TensorView out,
+                           Accumulate accumulate);
   void grouped_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
   void fused_experts_rows(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
 
@@ -153,10 +165,6 @@ class CudaDevice final : public Device {
   Gemm gemm_;
   CudaBytes workspace_memory_;
   Scratch scratch_;
-
-  /// While a fused DeltaNet block runs: gated_delta may use the chunked form (the small operation
-  /// itself is the f32 scan, the oracle of the fused form).
-  bool chunked_delta_ = false;
 
   struct PendingSample {
     SampleResult* results = nullptr;
@@ -179,5 +187,6 @@ class CudaDevice final : public Device {
 /// Kernel-side name of a buffer's element type.
 cuda::Element cuda_element(DType dtype);
 cuda::Format cuda_format(WeightFormat format);
+cuda::Bank cuda_bank(const PackedExperts& experts);
 
 }  // namespace nibble::device

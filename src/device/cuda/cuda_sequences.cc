@@ -60,7 +60,17 @@ void CudaDevice::attention(const StepPlan& plan, const AttentionWeights& weights
       .num_splits = cuda::attention_splits(plan.num_rows, plan.num_sequences, kv_heads),
       .exact_products = arithmetic() == Arithmetic::f32};
   if (plan.num_rows > plan.num_sequences && cuda::can_prefill_attention(args)) {
-    cuda::prefill_attention(args, stream_.get());
+    cuda::prefill_attention({.step = args.step,
+                             .cache = args.cache,
+                             .q = args.q,
+                             .q_bf16 = nullptr,
+                             .core = args.core,
+                             .gate = nullptr,
+                             .gate_stride = 0,
+                             .gated = nullptr,
+                             .num_heads = args.num_heads,
+                             .num_kv_heads = args.num_kv_heads},
+                            stream_.get());
   } else {
     cuda::attention(args, stream_.get());
   }
@@ -88,26 +98,19 @@ void CudaDevice::gated_delta(const StepPlan& plan, const DeltaNetWeights& weight
                              ConstTensorView beta, TensorView core) {
   NIBBLE_CHECK(plan.num_rows <= 16384 && plan.num_sequences <= 1024, "rows of the delta rule",
                plan.num_rows, plan.num_sequences);
-  const cuda::GatedDeltaArgs args{.step = step_of(plan),
-                                  .qkv = qkv.as<float>(),
-                                  .g = g.as<float>(),
-                                  .beta = beta.as<float>(),
-                                  .core = core.as<float>(),
-                                  .num_key_heads = static_cast<int32_t>(weights.num_key_heads),
-                                  .num_value_heads = static_cast<int32_t>(weights.num_value_heads),
-                                  .key_head_dim = static_cast<int32_t>(weights.key_head_dim),
-                                  .value_head_dim = static_cast<int32_t>(weights.value_head_dim),
-                                  .state = cache.recurrent,
-                                  .state_stride = cache.recurrent_stride,
-                                  .scalars = scratch_.delta,
-                                  .chunked = chunked_delta_ ? scratch_.delta_chunked : nullptr,
-                                  .terms = nullptr,
-                                  .rows_bf16 = nullptr};
-  if (cuda::can_delta_chunked(args)) {
-    cuda::delta_chunked(args, stream_.get());
-  } else {
-    cuda::gated_delta(args, stream_.get());
-  }
+  cuda::gated_delta({.step = step_of(plan),
+                     .qkv = qkv.as<float>(),
+                     .g = g.as<float>(),
+                     .beta = beta.as<float>(),
+                     .core = core.as<float>(),
+                     .num_key_heads = static_cast<int32_t>(weights.num_key_heads),
+                     .num_value_heads = static_cast<int32_t>(weights.num_value_heads),
+                     .key_head_dim = static_cast<int32_t>(weights.key_head_dim),
+                     .value_head_dim = static_cast<int32_t>(weights.value_head_dim),
+                     .state = cache.recurrent,
+                     .state_stride = cache.recurrent_stride,
+                     .scalars = scratch_.delta},
+                    stream_.get());
 }
 
 }  // namespace nibble::device

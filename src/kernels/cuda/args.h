@@ -169,6 +169,8 @@ struct ShortConvArgs {
   int64_t window_stride_bytes;
 };
 void short_conv(const ShortConvArgs& args, Stream stream);
+/// Only the saves of the step and the new window.
+void conv_window(const ShortConvArgs& args, Stream stream);
 
 struct GatedDeltaArgs {
   Step step;
@@ -180,15 +182,7 @@ struct GatedDeltaArgs {
   float* state;
   int64_t state_stride;
   float* scalars;  // scratch of delta_scratch_floats
-  void* chunked;  // scratch of delta_chunked_bytes, or null: f32 products throughout
-  void* terms;  // set by delta_chunked: parts of `chunked`
-  void* rows_bf16;
 };
-/// Prefill rows on tensor cores, operands in two BF16 parts: value heads twice the key heads, sizes
-/// of 128.
-bool can_delta_chunked(const GatedDeltaArgs& args);
-size_t delta_chunked_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads);
-void delta_chunked(const GatedDeltaArgs& args, Stream stream);
 size_t delta_scratch_floats(int64_t max_rows, int32_t num_value_heads);
 void gated_delta(const GatedDeltaArgs& args, Stream stream);
 

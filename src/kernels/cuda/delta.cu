@@ -1,4 +1,4 @@
-// Gated DeltaNet: the short convolution with its window, and the delta rule as a scan over tokens.
+// Gated DeltaNet: the delta rule as a scan over tokens, f32 throughout.
 //
 // One scan serves decode, verify and prefill rows: the state of (head, 8 value columns) stays in
 // one warp's registers while tokens go by, so the bits do not depend on where a prompt is cut (at
@@ -7,92 +7,6 @@
 
 namespace nibble::cuda {
 namespace {
-
-constexpr int kMaxColumns = 16, kMaxKernel = 4;
-
-// ---------------------------------------------------------------- convolution
-
-constexpr int kConvRows = 16;
-
-/// Thread = one channel of up to 16 rows, which it walks with the last columns in registers; taps
-/// in rising order, oldest column first.
-template <typename T>
-__global__ void __launch_bounds__(256) conv_kernel(ShortConvArgs args) {
-  const int64_t channel = blockIdx.x * int64_t{256} + threadIdx.x;
-  if (channel >= args.channels) return;
-  const T* x = static_cast<const T*>(args.x) + channel;
-  const int first = blockIdx.y * kConvRows, last = min(args.step.rows, first + kConvRows);
-  float taps[kMaxKernel], past[kMaxKernel];  // past[j]: column t - kernel + 1 + j, the newest last
-#pragma unroll
-  for (int j = 0; j < kMaxKernel; ++j) {
-    const int from = j - (kMaxKernel - args.kernel);
-    taps[j] = from < 0 ? 0.0f : args.weight[channel * args.kernel + from];
-    past[j] = 0;
-  }
-  int sequence = -1;
-  for (int row = first; row < last; ++row) {
-    if (args.step.row_sequence[row] != sequence) {  // the history of the first row here
-      sequence = args.step.row_sequence[row];
-      const Sequence s = args.step.sequence[sequence];
-      const T* window = s.read_slot < 0
-                            ? nullptr
-                            : reinterpret_cast<const T*>(static_cast<const char*>(args.window) +
-                                                         s.read_slot * args.window_stride_bytes) +
-                                  channel;
-#pragma unroll
-      for (int j = 1; j < kMaxKernel; ++j) {
-        const int t = row - s.first_row - kMaxKernel + j;
-        past[j] = 0;
-        if (j < kMaxKernel - args.kernel + 1) continue;
-        if (t >= 0) {
-          past[j] = to_float(x[int64_t(s.first_row + t) * args.channels]);
-        } else if (window != nullptr) {
-          past[j] = to_float(window[int64_t(args.columns + t) * args.channels]);
-        }
-      }
-    }
-#pragma unroll
-    for (int j = 0; j + 1 < kMaxKernel; ++j) past[j] = past[j + 1];
-    past[kMaxKernel - 1] = to_float(x[int64_t(row) * args.channels]);
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < kMaxKernel; ++j) sum = fmaf(past[j], taps[j], sum);
-    args.out[int64_t(row) * args.channels + channel] = silu(sum);
-  }
-}
-
-/// Thread = one channel of one sequence: the saves of the step, then the new window. Runs after
-/// conv_kernel, because the read slot may be the write slot.
-template <typename T>
-__global__ void conv_window_kernel(ShortConvArgs args) {
-  const int64_t channel = blockIdx.x * int64_t{256} + threadIdx.x;
-  if (channel >= args.channels) return;
-  const int sequence = blockIdx.y;
-  const Sequence s = args.step.sequence[sequence];
-  const T* x = static_cast<const T*>(args.x) + channel;
-  auto slot = [&](int32_t number) {
-    return reinterpret_cast<T*>(static_cast<char*>(args.window) +
-                                number * args.window_stride_bytes) +
-           channel;
-  };
-  T old[kMaxColumns];
-  for (int c = 0; c < args.columns; ++c) {
-    old[c] = s.read_slot < 0 ? T(0.0f) : slot(s.read_slot)[c * args.channels];
-  }
-  auto write = [&](T* to, int tokens) {
-    for (int c = 0; c < args.columns; ++c) {
-      const int t = tokens - args.columns + c;
-      to[c * args.channels] =
-          t >= 0 ? x[int64_t(s.first_row + t) * args.channels] : old[args.columns + t];
-    }
-  };
-  const int start = s.kv_len - s.q_len;
-  for (int i = 0; i < args.step.saves; ++i) {
-    const StateSave save = args.step.save[i];
-    if (save.sequence == sequence) write(slot(save.slot), save.num_tokens - start);
-  }
-  write(slot(s.write_slot), s.q_len);
-}
 
 // ---------------------------------------------------------------- delta rule, any sizes
 
@@ -492,17 +406,6 @@ __global__ void __launch_bounds__(kScanWarps * 32) delta_scan_kernel(GatedDeltaA
 }
 
 }  // namespace
-
-void short_conv(const ShortConvArgs& args, Stream stream) {
-  const unsigned blocks = ceil_div(args.channels, 256);
-  const dim3 rows(blocks, ceil_div(args.step.rows, kConvRows));
-  const dim3 sequences(blocks, unsigned(args.step.sequences));
-  const bool is_bf16 = args.type == Element::bf16;
-  launch("short_conv", is_bf16 ? conv_kernel<bf16> : conv_kernel<float>, rows, 256, 0, stream,
-         false, args);
-  launch("conv_window", is_bf16 ? conv_window_kernel<bf16> : conv_window_kernel<float>, sequences,
-         256, 0, stream, false, args);
-}
 
 size_t delta_scratch_floats(int64_t max_rows, int32_t num_value_heads) {
   const int64_t blocks = max_rows / kBlock + 2 * max_rows;

@@ -1,5 +1,5 @@
-// Large steps of the 35B-A3B shapes: the expert layer as grouped tensor-core products, and
-// attention on tensor cores.
+// Large steps: the expert layer of the 35B-A3B shapes as grouped tensor-core products, attention
+// and delta rule on tensor cores, and the row-wise passes around them.
 //
 // Nine pairs a row (eight chosen experts, then the shared one as expert 256): pair = row * 9 +
 // slot. The pairs are sorted by expert on the device and cut into tiles of up to 128 columns;
@@ -29,7 +29,8 @@ struct PrefillTable {
 };
 int32_t prefill_tile_capacity(int64_t max_pairs);
 
-/// x = bf16(rms_norm(h)) in plain and in permuted order, and the shared expert's gate logit.
+/// x = bf16(rms_norm(h)) in plain and in permuted order, and the shared expert's gate logit; with a
+/// null `permuted` only x.
 struct PrefillNormArgs {
   const float* h;
   const float* weight;
@@ -66,8 +67,70 @@ void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t
                      Stream stream);
 
 /// Causal attention of any rows, heads of 256, eight queries per KV head, BF16 or FP8 pages.
+struct PrefillAttentionArgs {
+  Step step;
+  KvCache cache;
+  const float* q;  // [rows][heads * 256], or null with q_bf16
+  const void* q_bf16;
+  float* core;  // [rows][heads * 256], or null with gated
+  const float* gate;  // of head h of a row: gate[row * gate_stride + h * 512 ..]
+  int64_t gate_stride;
+  void* gated;  // bf16 [rows][heads * 256]: core * sigmoid(gate)
+  int32_t num_heads, num_kv_heads;
+};
 bool can_prefill_attention(const AttentionArgs& args);
-void prefill_attention(const AttentionArgs& args, Stream stream);
+void prefill_attention(const PrefillAttentionArgs& args, Stream stream);
+
+/// The delta rule of large steps from the input projection on: convolution, SiLU, L2 norms, gates
+/// and the chunked rule (heads of 128, two value heads a key head, kernel 4). The convolution's
+/// window is not written (conv_window).
+constexpr int64_t kMaxDeltaSequences = 64;
+struct PrefillDeltaArgs {
+  Step step;  // at most kMaxDeltaSequences
+  const void* qkv;  // bf16 [rows][2 * key_heads * 128 + value_heads * 128], before the convolution
+  const float* conv;  // [channels][4]
+  const void* window;  // bf16 [slots][3][channels]
+  int64_t window_stride_bytes;
+  const float* a;  // [rows][value_heads]
+  const float* b;
+  const float* a_log;
+  const float* dt_bias;
+  int32_t num_key_heads, num_value_heads;
+  float* state;
+  int64_t state_stride;
+  void* scratch;  // prefill_delta_bytes
+  void* core;  // f16 [rows][value_heads * 128]
+};
+size_t prefill_delta_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads);
+void prefill_delta(const PrefillDeltaArgs& args, Stream stream);
+
+/// out = bf16(rms_norm(core) * weight * silu(z)), heads of 128.
+struct PrefillGatedNormArgs {
+  const void* core;  // f16
+  const float* z;
+  const float* weight;
+  void* out;
+  int64_t rows, heads;
+  float eps;
+};
+void prefill_gated_norm(const PrefillGatedNormArgs& args, Stream stream);
+
+/// QK norm and rotary embedding of heads of 256; q rounded to BF16, k and v into their pages.
+struct PrefillRotaryArgs {
+  Step step;
+  KvCache cache;
+  const float* q_gate;  // [rows][heads][512]: query, gate
+  const float* k;  // [rows][kv_heads * 256]
+  const float* v;
+  const float* q_norm;
+  const float* k_norm;
+  const float* inverse_frequencies;
+  void* q;  // bf16 [rows][heads * 256]
+  int32_t num_heads, num_kv_heads, rotary_dim;  // rotary_dim: 64
+  int32_t mrope_section[3];
+  float eps;
+};
+void prefill_rotary(const PrefillRotaryArgs& args, Stream stream);
 
 void prepare_prefill();
 

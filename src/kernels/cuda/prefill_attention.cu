@@ -1,38 +1,37 @@
-// Causal attention of prefill rows on tensor cores: heads of 256, eight queries per KV head, paged
-// BF16 or FP8 keys and values.
+// Causal attention of prefill rows on wgmma: heads of 256, eight queries per KV head, paged BF16 or
+// FP8 keys and values.
 //
-// CTA = (16 tokens of one sequence, KV head); warp = one of the eight heads that share the keys. A
-// page of 64 keys at a time: raw bytes by cp.async one page ahead, then BF16 tiles in shared memory
-// (FP8 is exact there), S = Q K^T, online softmax, O += P V on mma.m16n8k16. q and P are rounded to
-// BF16. Tiles are rows of 512 bytes whose 16-byte pieces are exchanged by the low bits of the row
-// (swizzle), so that ldmatrix meets no bank twice.
-#include "kernels/cuda/common.cuh"
+// CTA = (16 tokens of one sequence, KV head): 128 rows = token * 8 + head. One producer warpgroup
+// brings pages of 64 keys into two-stage rings of swizzled BF16 tiles (BF16 by cp.async; FP8
+// through registers, exact there); two consumer warpgroups of 64 rows each: S = Q K^T of a page is
+// queued together with O += P V of the page before, the softmax runs beside it. q and P are rounded
+// to BF16. ptxas: both waits, then fence and wgmmas in one block, or it serialises them (C7513).
+#include "kernels/cuda/matrices.cuh"
 #include "kernels/cuda/prefill.h"
+#include "kernels/cuda/wgmma_attention.cuh"
 
 namespace nibble::cuda {
 namespace {
 
-constexpr int kDim = 256, kPage = 64, kGroup = 8, kTokens = 16, kThreads = 256;
-constexpr int kRowBytes = 2 * kDim, kTileBytes = kPage * kRowBytes;
-constexpr int kQueryBytes = kGroup * kTokens * kRowBytes;
+constexpr int kDim = 256, kPage = 64, kGroup = 8, kTokens = 16, kThreads = 384, kStages = 2;
+constexpr int kTileBytes = kAttentionTileBytes, kSideBytes = 4 * kTileBytes;
+constexpr int kQueryBytes = 2 * kSideBytes;
+constexpr int kKeysAt = kQueryBytes, kValuesAt = kKeysAt + kStages * kSideBytes;
+constexpr int kSharedBytes = kValuesAt + kStages * kSideBytes + 1024;
 
-/// Byte offset of 16-byte piece `piece` of row `row` in a swizzled tile.
+struct Barriers {
+  uint64_t full_k[kStages], empty_k[kStages], full_v[kStages], empty_v[kStages];
+};
+
+/// Byte offset of 16-byte piece `piece` of row `row` in four tiles side by side.
 __device__ __forceinline__ int swizzled(int row, int piece) {
-  return row * kRowBytes + ((piece ^ (row & 7)) << 4);
+  return piece / 8 * kTileBytes + row * 128 + (((piece ^ row) & 7) << 4);
 }
 
-__device__ __forceinline__ void load_matrices(uint32_t address, uint32_t (&r)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address));
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t address, uint32_t (&r)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address));
-}
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 /// Which tokens a CTA serves.
@@ -49,182 +48,311 @@ __device__ __forceinline__ Item find_item(const Step& step, int index) {
   return {-1, 0, 0};
 }
 
-/// Raw bytes of one page (keys, then values) on their way to shared memory.
-template <typename T>
-__device__ __forceinline__ void load_page(const AttentionArgs& args, int64_t page, int kv_head,
-                                          uint32_t staging) {
-  constexpr int kSide = kPage * kDim * int(sizeof(T));
-  const int64_t offset = (page * args.num_kv_heads + kv_head) * kSide;
-  const char* k = static_cast<const char*>(args.cache.k) + offset;
-  const char* v = static_cast<const char*>(args.cache.v) + offset;
-#pragma unroll
-  for (int i = threadIdx.x * 16; i < kSide; i += kThreads * 16) {
-    copy_async(staging + i, k + i);
-    copy_async(staging + kSide + i, v + i);
-  }
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/// Staging -> swizzled BF16 tiles. Values behind the last visible key become zero: they may be NaN.
-template <typename T>
-__device__ __forceinline__ void unpack_page(const uint8_t* staging, uint8_t* tiles, int visible) {
-  constexpr int kSide = kPage * kDim * int(sizeof(T));
-#pragma unroll
-  for (int side = 0; side < 2; ++side) {
-#pragma unroll
-    for (int i = threadIdx.x; i < kPage * kDim / 8; i += kThreads) {
-      const int row = i / (kDim / 8), piece = i % (kDim / 8);
-      uint4 out;
-      if constexpr (sizeof(T) == 2) {
-        out = *reinterpret_cast<const uint4*>(staging + side * kSide + i * 16);
-      } else {
-        const uint2 raw = *reinterpret_cast<const uint2*>(staging + side * kSide + i * 8);
-        decode_fp8x4(raw.x, out.x, out.y);
-        decode_fp8x4(raw.y, out.z, out.w);
-      }
-      if (row >= visible) out = make_uint4(0, 0, 0, 0);
-      *reinterpret_cast<uint4*>(tiles + side * kTileBytes + swizzled(row, piece)) = out;
-    }
-  }
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionArgs args) {
-  extern __shared__ __align__(128) uint8_t shared[];
-  uint8_t* queries = shared;
-  uint8_t* tiles = shared + kQueryBytes;
-  uint8_t* staging = tiles + 2 * kTileBytes;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int kv_head = blockIdx.y;
-  // The last tokens see the most keys: their tiles come first.
-  const Item item = find_item(args.step, int(gridDim.x) - 1 - int(blockIdx.x));
-  if (item.sequence < 0) return;
-  const Sequence s = args.step.sequence[item.sequence];
-  const int start = s.kv_len - s.q_len + item.first;  // KV index of the first token
-  const int keys = start + item.count, pages = (keys + kPage - 1) / kPage;
-  const int32_t* page_table = args.step.page_table + int64_t(item.sequence) * args.step.page_stride;
-  load_page<T>(args, page_table[0], kv_head, shared_address(staging));
-
-  // Queries: warp = head; rows behind the last token are zero.
-  const int head = kv_head * kGroup + warp;
-  for (int i = lane; i < kTokens * kDim / 8; i += 32) {
-    const int row = i / (kDim / 8), piece = i % (kDim / 8);
+/// Queries -> swizzled tiles, one set of four per consumer warpgroup; rows behind the last token
+/// are zero.
+__device__ __forceinline__ void load_queries(const PrefillAttentionArgs& args, int first_row,
+                                             int count, int kv_head, uint8_t* queries) {
+  for (int i = threadIdx.x; i < 2 * 64 * kDim / 8; i += kThreads) {
+    const int row = i / (kDim / 8), piece = i % (kDim / 8), token = row / kGroup;
+    const int64_t from =
+        (int64_t(first_row + token) * args.num_heads + kv_head * kGroup + row % kGroup) * kDim +
+        piece * 8;
     uint4 out = make_uint4(0, 0, 0, 0);
-    if (row < item.count) {
-      const float4* q = reinterpret_cast<const float4*>(
-          args.q + (int64_t(s.first_row + item.first + row) * args.num_heads + head) * kDim +
-          piece * 8);
+    if (token < count && args.q_bf16 != nullptr) {
+      out = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(args.q_bf16) + from);
+    } else if (token < count) {
+      const float4* q = reinterpret_cast<const float4*>(args.q + from);
       out = make_uint4(pack_bf16(q[0].x, q[0].y), pack_bf16(q[0].z, q[0].w),
                        pack_bf16(q[1].x, q[1].y), pack_bf16(q[1].z, q[1].w));
     }
-    *reinterpret_cast<uint4*>(queries + warp * kTokens * kRowBytes + swizzled(row, piece)) = out;
+    *reinterpret_cast<uint4*>(queries + row / 64 * kSideBytes + swizzled(row % 64, piece)) = out;
   }
+}
+
+/// One sequence's pages of one KV head, as a producer sees them.
+template <typename T>
+struct Pages {
+  const char *k, *v;
+  const int32_t* table;
+  int64_t stride;  // bytes from page to page
+  int keys, count;  // visible keys; pages
+
+  __device__ __forceinline__ Pages(const PrefillAttentionArgs& args, int sequence, int kv_head,
+                                   int visible)
+      : k(static_cast<const char*>(args.cache.k)),
+        v(static_cast<const char*>(args.cache.v)),
+        table(args.step.page_table + int64_t(sequence) * args.step.page_stride),
+        stride(int64_t(args.num_kv_heads) * kPage * kDim * int(sizeof(T))),
+        keys(visible),
+        count((visible + kPage - 1) / kPage) {
+    k += int64_t(kv_head) * kPage * kDim * int(sizeof(T));
+    v += int64_t(kv_head) * kPage * kDim * int(sizeof(T));
+  }
+};
+
+/// BF16: copies land in place. Rows behind the last visible key become zero: they may be NaN.
+__device__ __forceinline__ void produce(const Pages<bf16>& pages, uint8_t* shared,
+                                        Barriers& barriers) {
+  const int me = threadIdx.x;
+  for (int n = 0; n < pages.count; ++n) {
+    const int slot = n % kStages, parity = (n / kStages & 1) ^ 1, visible = pages.keys - n * kPage;
+    const int64_t page = pages.table[n] * pages.stride;
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      const char* from = (side == 0 ? pages.k : pages.v) + page;
+      const uint32_t to =
+          shared_address(shared + (side == 0 ? kKeysAt : kValuesAt) + slot * kSideBytes);
+      barrier_wait(side == 0 ? &barriers.empty_k[slot] : &barriers.empty_v[slot], parity);
+#pragma unroll
+      for (int i = 0; i < kSideBytes / 16 / 128; ++i) {
+        const int row = i * 4 + me / 32, piece = me % 32;
+        asm volatile(
+            "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + swizzled(row, piece)),
+            "l"(from + row * 512 + piece * 16), "r"(row < visible ? 16 : 0)
+            : "memory");
+      }
+      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
+                       shared_address(side == 0 ? &barriers.full_k[slot] : &barriers.full_v[slot]))
+                   : "memory");
+    }
+  }
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/// FP8: through registers, half a side (32 rows) ahead.
+__device__ __forceinline__ void produce(const Pages<__nv_fp8_e4m3>& pages, uint8_t* shared,
+                                        Barriers& barriers) {
+  const int me = threadIdx.x, piece = me % 16, flip = piece / 4 & 1;
+  uint4 raw[2][4];
+  auto load = [&](uint4(&to)[4], int n, int half) {  // half: keys 0 and 1, values 2 and 3
+    if (n >= pages.count) return;
+    const char* from = (half < 2 ? pages.k : pages.v) + pages.table[n] * pages.stride;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = half % 2 * 32 + i * 8 + me / 16;
+      to[i] = make_uint4(0, 0, 0, 0);
+      if (row < pages.keys - n * kPage) {
+        to[i] = *reinterpret_cast<const uint4*>(from + row * 256 + piece * 16);
+      }
+    }
+  };
+  load(raw[0], 0, 0);
+  for (int n = 0; n < pages.count; ++n) {
+    const int slot = n % kStages, parity = (n / kStages & 1) ^ 1;
+#pragma unroll
+    for (int half = 0; half < 4; ++half) {
+      load(raw[(half + 1) % 2], half == 3 ? n + 1 : n, (half + 1) % 4);
+      uint64_t* full = half < 2 ? &barriers.full_k[slot] : &barriers.full_v[slot];
+      if (half % 2 == 0) {
+        barrier_wait(half < 2 ? &barriers.empty_k[slot] : &barriers.empty_v[slot], parity);
+      }
+      uint8_t* to = shared + (half < 2 ? kKeysAt : kValuesAt) + slot * kSideBytes;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = half % 2 * 32 + i * 8 + me / 16;
+        const uint4 q = raw[half % 2][i];
+        uint4 a, b;
+        decode_fp8x4(q.x, a.x, a.y);
+        decode_fp8x4(q.y, a.z, a.w);
+        decode_fp8x4(q.z, b.x, b.y);
+        decode_fp8x4(q.w, b.z, b.w);
+        // Lanes of the second tile store their pieces in the other order: no bank is met twice.
+        *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + flip)) = flip ? b : a;
+        *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + 1 - flip)) = flip ? a : b;
+      }
+      if (half % 2 == 1) {
+        async_fence();
+        barrier_arrive(full);
+      }
+    }
+  }
+}
+
+/// Online softmax of a warp's 16 rows: rows g (token 0) and g + 8 (token 1).
+struct Softmax {
+  float maximum[2], sum[2], factor[2];
+};
+
+/// Scores -> weights in place. last[r]: the last key of the page that row r sees.
+__device__ __forceinline__ void update(Softmax& softmax, float (&score)[32], float scale,
+                                       const int (&last)[2]) {
+  const int t = threadIdx.x % 4;
+  if (last[0] < kPage - 1 || last[1] < kPage - 1) {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      if (i / 4 * 8 + 2 * t + i % 2 > last[i / 2 % 2]) score[i] = -INFINITY;
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float top = -INFINITY;
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+      top = fmaxf(top, fmaxf(score[4 * n + 2 * r], score[4 * n + 2 * r + 1]));
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+    // A row always sees key 0, so its maximum is finite from the first page on.
+    const float now = fmaxf(softmax.maximum[r], top);
+    softmax.factor[r] = exp2_fast((softmax.maximum[r] - now) * scale);
+    softmax.maximum[r] = now;
+    const float shift = now * scale;
+    float total = 0;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& x = score[4 * n + 2 * r + i];
+        x = exp2_fast(fmaf(x, scale, -shift));
+        total += x;
+      }
+    }
+    softmax.sum[r] = softmax.sum[r] * softmax.factor[r] + total;
+  }
+}
+
+__device__ __forceinline__ void pack_weights(const float (&score)[32], uint32_t (&p)[16]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) p[i] = pack_bf16(score[2 * i], score[2 * i + 1]);
+}
+
+__device__ __forceinline__ void queue_scores(float (&score)[32], uint32_t queries, uint32_t keys) {
+  const uint64_t a = tile_descriptor(queries), b = tile_descriptor(keys);
+  wgmma_scores<false>(score, a, b);
+#pragma unroll
+  for (int i = 1; i < kDim / 16; ++i) {  // four steps of 16 dimensions a tile
+    const int at = i / 4 * (kTileBytes >> 4) + i % 4 * 2;
+    wgmma_scores<true>(score, a + at, b + at);
+  }
+  wgmma_commit();
+}
+__device__ __forceinline__ void queue_values(float (&acc)[128], const uint32_t (&p)[16],
+                                             uint32_t values) {
+  const uint64_t b = transposed_descriptor(values);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) wgmma_values(acc, &p[4 * j], b + 128 * j);
+  wgmma_commit();
+}
+
+struct Output {
+  const PrefillAttentionArgs& args;
+  int first_row, count, kv_head;
+};
+
+/// Rows of this lane: divided, gated and rounded, or plain f32.
+__device__ __forceinline__ void store_rows(const Output& out, const Softmax& softmax,
+                                           const float (&acc)[128], float v_scale) {
+  const PrefillAttentionArgs& args = out.args;
+  const int warp = threadIdx.x / 32 - 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const int head = out.kv_head * kGroup + g;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float total = softmax.sum[r];
+    total += __shfl_xor_sync(~0u, total, 1);
+    total += __shfl_xor_sync(~0u, total, 2);
+    const int token = warp * 2 + r;
+    if (token >= out.count) continue;
+    const float by = v_scale / total;
+    const int64_t row = out.first_row + token, at = (row * args.num_heads + head) * kDim;
+    const float* gate = args.gate + row * args.gate_stride + head * 2 * kDim;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      const int d = n * 8 + 2 * t;
+      const float a = acc[4 * n + 2 * r] * by, b = acc[4 * n + 2 * r + 1] * by;
+      if (args.gated == nullptr) {
+        *reinterpret_cast<float2*>(args.core + at + d) = make_float2(a, b);
+      } else {
+        const float2 x = *reinterpret_cast<const float2*>(gate + d);
+        *reinterpret_cast<uint32_t*>(static_cast<bf16*>(args.gated) + at + d) =
+            pack_bf16(a * sigmoid(x.x), b * sigmoid(x.y));
+      }
+    }
+  }
+}
+
+/// start: KV index of the CTA's first token.
+__device__ __forceinline__ void consume(const Output& out, int start, int pages, uint8_t* shared,
+                                        Barriers& barriers) {
+  const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 - 4, lane = threadIdx.x % 32;
+  const PrefillAttentionArgs& args = out.args;
   const bool scaled = args.cache.type == Element::f8_e4m3;
   // Scores in units of log 2.
   const float scale =
       rsqrtf(float(kDim)) * (scaled ? args.cache.k_scale : 1.0f) * 1.4426950408889634f;
-  const uint32_t q_at = shared_address(queries) + warp * kTokens * kRowBytes;
-  const uint32_t k_at = shared_address(tiles), v_at = k_at + kTileBytes;
-  float acc[kDim / 8][4] = {};
-  float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};  // rows g and g + 8
+  const uint32_t q_at = shared_address(shared) + group * kSideBytes;
+  const uint32_t k_at = shared_address(shared) + kKeysAt, v_at = shared_address(shared) + kValuesAt;
+  float acc[128], score[32];
+  uint32_t p[16];
+#pragma unroll
+  for (int i = 0; i < 128; ++i) acc[i] = 0.0f;
+  Softmax softmax = {{-INFINITY, -INFINITY}, {0, 0}, {0, 0}};
+  int last[2] = {start + warp * 2, start + warp * 2 + 1};
+  barrier_wait(&barriers.full_k[0], 0);
+  async_fence();
+  wgmma_fence();
+  queue_scores(score, q_at, k_at);
+  wgmma_wait<0>();
+  if (lane == 0) barrier_arrive(&barriers.empty_k[0]);
+  update(softmax, score, scale, last);
+  pack_weights(score, p);
 #pragma unroll 1
-  for (int page = 0; page < pages; ++page) {
-    asm volatile("cp.async.wait_all;" ::: "memory");
-    __syncthreads();  // staging is there, and the tiles of the page before are no longer read
-    unpack_page<T>(staging, tiles, keys - page * kPage);
-    __syncthreads();
-    if (page + 1 < pages)
-      load_page<T>(args, page_table[page + 1], kv_head, shared_address(staging));
-    float score[8][4] = {};
+  for (int n = 1; n < pages; ++n) {
+    const int slot = n % kStages, before = (n - 1) % kStages;
+    barrier_wait(&barriers.full_k[slot], n / kStages & 1);
+    barrier_wait(&barriers.full_v[before], (n - 1) / kStages & 1);
+    async_fence();
+    wgmma_fence();
+    queue_scores(score, q_at, k_at + slot * kSideBytes);
+    queue_values(acc, p, v_at + before * kSideBytes);
+    wgmma_wait<1>();
+    if (lane == 0) barrier_arrive(&barriers.empty_k[slot]);
+    last[0] -= kPage;
+    last[1] -= kPage;
+    update(softmax, score, scale, last);
+    wgmma_wait<0>();
+    if (lane == 0) barrier_arrive(&barriers.empty_v[before]);
 #pragma unroll
-    for (int step = 0; step < kDim / 16; ++step) {
-      uint32_t a[4];
-      load_matrices(q_at + swizzled(lane % 16, 2 * step + lane / 16), a);
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {  // 16 keys
-        uint32_t b[4];
-        load_matrices(k_at + swizzled(n * 16 + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2),
-                      b);
-        mma_bf16(score[2 * n], a[0], a[1], a[2], a[3], b[0], b[1]);
-        mma_bf16(score[2 * n + 1], a[0], a[1], a[2], a[3], b[2], b[3]);
-      }
-    }
-    const bool masked = (page + 1) * kPage > start + 1;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int last =
-          start + g + 8 * r - page * kPage;  // the last key of the page that the row sees
-      float top = -INFINITY;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& x = score[n][2 * r + i];
-          x *= scale;
-          if (masked && n * 8 + 2 * t + i > last) x = -INFINITY;
-          top = fmaxf(top, x);
-        }
-      }
-      top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-      // A row always sees key 0, so its maximum is finite from the first page on.
-      const float now = fmaxf(maximum[r], top), factor = exp2f(maximum[r] - now);
-      maximum[r] = now;
-      float total = 0;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& x = score[n][2 * r + i];
-          x = exp2f(x - now);
-          total += x;
-        }
-      }
-      sum[r] = sum[r] * factor + total;
-      if (factor != 1.0f) {
-#pragma unroll
-        for (int n = 0; n < kDim / 8; ++n) {
-          acc[n][2 * r] *= factor;
-          acc[n][2 * r + 1] *= factor;
-        }
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {  // 16 keys
-      const uint32_t a0 = pack_bf16(score[2 * j][0], score[2 * j][1]);
-      const uint32_t a1 = pack_bf16(score[2 * j][2], score[2 * j][3]);
-      const uint32_t a2 = pack_bf16(score[2 * j + 1][0], score[2 * j + 1][1]);
-      const uint32_t a3 = pack_bf16(score[2 * j + 1][2], score[2 * j + 1][3]);
-#pragma unroll
-      for (int n = 0; n < kDim / 16; ++n) {  // 16 dimensions
-        uint32_t b[4];
-        load_matrices_transposed(v_at + swizzled(j * 16 + lane % 16, 2 * n + lane / 16), b);
-        mma_bf16(acc[2 * n], a0, a1, a2, a3, b[0], b[1]);
-        mma_bf16(acc[2 * n + 1], a0, a1, a2, a3, b[2], b[3]);
-      }
-    }
+    for (int i = 0; i < 128; ++i) acc[i] *= softmax.factor[i / 2 % 2];
+    pack_weights(score, p);
   }
-  const float v_scale = scaled ? args.cache.v_scale : 1.0f;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float total = sum[r];
-    total += __shfl_xor_sync(~0u, total, 1);
-    total += __shfl_xor_sync(~0u, total, 2);
-    const int token = g + 8 * r;
-    if (token >= item.count) continue;
-    float* out =
-        args.core + (int64_t(s.first_row + item.first + token) * args.num_heads + head) * kDim;
-#pragma unroll
-    for (int n = 0; n < kDim / 8; ++n) {
-      *reinterpret_cast<float2*>(out + n * 8 + 2 * t) =
-          make_float2(acc[n][2 * r] * v_scale / total, acc[n][2 * r + 1] * v_scale / total);
-    }
-  }
+  barrier_wait(&barriers.full_v[(pages - 1) % kStages], (pages - 1) / kStages & 1);
+  async_fence();
+  wgmma_fence();
+  queue_values(acc, p, v_at + (pages - 1) % kStages * kSideBytes);
+  wgmma_wait<0>();
+  store_rows(out, softmax, acc, scaled ? args.cache.v_scale : 1.0f);
 }
 
 template <typename T>
-constexpr int shared_bytes() {
-  return kQueryBytes + 2 * kTileBytes + 2 * kPage * kDim * int(sizeof(T));
+__global__ void __launch_bounds__(kThreads, 1) attention_kernel(PrefillAttentionArgs args) {
+  extern __shared__ uint8_t raw[];
+  __shared__ Barriers barriers;
+  uint8_t* shared = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
+  const int kv_head = blockIdx.y;
+  // The last tokens see the most keys: their tiles come first.
+  const Item item = find_item(args.step, int(gridDim.x) - 1 - int(blockIdx.x));
+  if (item.sequence < 0) return;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      barrier_init(&barriers.full_k[i], 128);
+      barrier_init(&barriers.full_v[i], 128);
+      barrier_init(&barriers.empty_k[i], 8);
+      barrier_init(&barriers.empty_v[i], 8);
+    }
+    barrier_init_fence();
+  }
+  const Sequence s = args.step.sequence[item.sequence];
+  const int start = s.kv_len - s.q_len + item.first, keys = start + item.count;
+  load_queries(args, s.first_row + item.first, item.count, kv_head, shared);
+  async_fence();
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+    produce(Pages<T>(args, item.sequence, kv_head, keys), shared, barriers);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+    consume({args, s.first_row + item.first, item.count, kv_head}, start,
+            (keys + kPage - 1) / kPage, shared, barriers);
+  }
 }
 
 }  // namespace
@@ -234,21 +362,17 @@ bool can_prefill_attention(const AttentionArgs& args) {
          args.num_heads == kGroup * args.num_kv_heads && args.cache.type != Element::f32;
 }
 
-void prefill_attention(const AttentionArgs& args, Stream stream) {
+void prefill_attention(const PrefillAttentionArgs& args, Stream stream) {
   const dim3 grid(ceil_div(args.step.rows, kTokens) + unsigned(args.step.sequences),
                   unsigned(args.num_kv_heads));
-  if (args.cache.type == Element::bf16) {
-    launch("prefill_attention", attention_kernel<bf16>, grid, kThreads, shared_bytes<bf16>(),
-           stream, false, args);
-  } else {
-    launch("prefill_attention", attention_kernel<__nv_fp8_e4m3>, grid, kThreads,
-           shared_bytes<__nv_fp8_e4m3>(), stream, false, args);
-  }
+  const bool is_bf16 = args.cache.type == Element::bf16;
+  launch("prefill_attention", is_bf16 ? attention_kernel<bf16> : attention_kernel<__nv_fp8_e4m3>,
+         grid, kThreads, kSharedBytes, stream, false, args);
 }
 
 void prepare_prefill_attention() {
-  allow_shared(attention_kernel<bf16>, shared_bytes<bf16>());
-  allow_shared(attention_kernel<__nv_fp8_e4m3>, shared_bytes<__nv_fp8_e4m3>());
+  allow_shared(attention_kernel<bf16>, kSharedBytes);
+  allow_shared(attention_kernel<__nv_fp8_e4m3>, kSharedBytes);
 }
 
 }  // namespace nibble::cuda
