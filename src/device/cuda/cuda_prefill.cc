@@ -13,6 +13,13 @@ TensorView rows_of(const TensorView& buffer, int64_t rows) {
   return buffer.slice_rows(0, rows);
 }
 
+/// Whether two BF16 matrices lie behind each other.
+bool are_one_matrix(const PackedLinear& first, const PackedLinear& second) {
+  return first.format == WeightFormat::bf16 && second.format == WeightFormat::bf16 &&
+         first.in_features == second.in_features &&
+         first.data + 2 * first.out_features * first.in_features == second.data;
+}
+
 }  // namespace
 
 cuda::Bank cuda_bank(const PackedExperts& experts) {
@@ -114,13 +121,24 @@ void CudaDevice::prefill_delta_block(const StepPlan& plan, const DeltaNetWeights
   const int64_t rows = plan.num_rows;
   const TensorView norm = rows_of(workspace_.norm, rows);
   const TensorView qkv = rows_of(workspace_.qkv_pre, rows), z = rows_of(workspace_.z, rows);
-  const TensorView a = rows_of(workspace_.a, rows), b = rows_of(workspace_.b, rows);
   const TensorView normed = rows_of(workspace_.delta_normed, rows);
   prefill_norm(weights.input_norm, residual, norm);
   linear(norm, weights.in_proj_qkv, qkv, Accumulate::replace);
   linear(norm, weights.in_proj_z, z, Accumulate::replace);
-  linear(norm, weights.in_proj_a, a, Accumulate::replace);
-  linear(norm, weights.in_proj_b, b, Accumulate::replace);
+  const int64_t heads = weights.num_value_heads;
+  TensorView a = rows_of(workspace_.a, rows), b = rows_of(workspace_.b, rows);
+  int64_t gate_stride = heads;
+  if (are_one_matrix(weights.in_proj_b, weights.in_proj_a)) {
+    PackedLinear both = weights.in_proj_b;
+    both.out_features = gate_stride = 2 * heads;
+    const TensorView out_both(workspace_.a.data(), DType::f32, {rows, gate_stride});
+    linear(norm, both, out_both, Accumulate::replace);  // b's buffer lies behind a's
+    b = out_both;
+    a = TensorView(out_both.data() + heads * 4, DType::f32, {rows, heads});
+  } else {
+    linear(norm, weights.in_proj_a, a, Accumulate::replace);
+    linear(norm, weights.in_proj_b, b, Accumulate::replace);
+  }
   void* core = workspace_.delta_core.data();  // f16 in f32's room
   cuda::prefill_delta({.step = step_of(plan),
                        .qkv = qkv.data(),
@@ -129,6 +147,7 @@ void CudaDevice::prefill_delta_block(const StepPlan& plan, const DeltaNetWeights
                        .window_stride_bytes = cache.conv_stride_bytes,
                        .a = a.as<float>(),
                        .b = b.as<float>(),
+                       .gate_stride = gate_stride,
                        .a_log = weights.a_log,
                        .dt_bias = weights.dt_bias,
                        .num_key_heads = static_cast<int32_t>(weights.num_key_heads),
@@ -154,7 +173,7 @@ void CudaDevice::prefill_delta_block(const StepPlan& plan, const DeltaNetWeights
                             .weight = weights.norm,
                             .out = normed.data(),
                             .rows = rows,
-                            .heads = weights.num_value_heads,
+                            .heads = heads,
                             .eps = spec_.rms_norm_eps},
                            stream_.get());
   linear(normed, weights.out_proj, out, accumulate);

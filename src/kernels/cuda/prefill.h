@@ -91,8 +91,9 @@ struct PrefillDeltaArgs {
   const float* conv;  // [channels][4]
   const void* window;  // bf16 [slots][3][channels]
   int64_t window_stride_bytes;
-  const float* a;  // [rows][value_heads]
+  const float* a;  // [rows][value_heads], row stride gate_stride
   const float* b;
+  int64_t gate_stride;
   const float* a_log;
   const float* dt_bias;
   int32_t num_key_heads, num_value_heads;

@@ -47,7 +47,7 @@ __device__ __forceinline__ void gates(const PrefillDeltaArgs& args, const ChunkP
   const int token = place.first + t, head = place.key_head * 2 + which, lane = t % 32;
   float g = 0, beta = 0;
   if (token >= 0 && token < place.s.q_len) {
-    const int64_t at = int64_t(place.s.first_row + token) * args.num_value_heads + head;
+    const int64_t at = int64_t(place.s.first_row + token) * args.gate_stride + head;
     g = -expf(args.a_log[head]) * softplus(args.a[at] + args.dt_bias[head]);
     beta = sigmoid(args.b[at]);
   }
