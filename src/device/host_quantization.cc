@@ -9,24 +9,27 @@
 #include "formats/nvfp4_search.h"
 
 #include <algorithm>
-#include <mutex>
+#include <array>
+#include <cstring>
 #include <vector>
 
 namespace nibble::device {
 namespace {
 
 constexpr int64_t kRowsPerTask = 16;
+constexpr size_t kErrorChains = 8;
 
-// One row of a BF16 matrix, widened. Files do not promise alignment.
-void widen_row(ConstTensorView matrix, int64_t row, std::vector<float>& out) {
-  const int64_t columns = matrix.row_elements();
-  out.resize(static_cast<size_t>(columns));
-  const std::byte* data = matrix.data() + row * columns * 2;
-  for (size_t i = 0; i < out.size(); ++i) {
-    const auto low = static_cast<uint16_t>(data[2 * i]);
-    const auto high = static_cast<uint16_t>(data[2 * i + 1]);
-    out[i] = formats::bf16_to_f32(static_cast<uint16_t>(low | (high << 8)));
-  }
+// Element i of a row of BF16 bits. Files do not promise alignment.
+uint16_t bits_at(const std::byte* row, size_t i) {
+  uint16_t bits = 0;
+  std::memcpy(&bits, row + 2 * i, sizeof bits);
+  return bits;
+}
+
+const std::byte* row_bytes(ConstTensorView matrix, int64_t row) {
+  NIBBLE_CHECK(matrix.dtype() == DType::bf16, "quantized matrices are BF16",
+               dtype_name(matrix.dtype()));
+  return matrix.data() + row * matrix.row_elements() * 2;
 }
 
 int64_t tasks_of(ConstTensorView matrix) {
@@ -36,13 +39,12 @@ int64_t tasks_of(ConstTensorView matrix) {
 // Runs body(task, row index, widened row) for every row, rows of one task in order.
 template <typename Body>
 void for_rows(Device& device, ConstTensorView matrix, const Body& body) {
-  NIBBLE_CHECK(matrix.dtype() == DType::bf16, "quantized matrices are BF16",
-               dtype_name(matrix.dtype()));
   device.host_tasks(tasks_of(matrix), [&](int64_t task, int) {
-    std::vector<float> row;
+    std::vector<float> row(static_cast<size_t>(matrix.row_elements()));
     const int64_t end = std::min(matrix.rows(), (task + 1) * kRowsPerTask);
     for (int64_t r = task * kRowsPerTask; r < end; ++r) {
-      widen_row(matrix, r, row);
+      const std::byte* bytes = row_bytes(matrix, r);
+      for (size_t i = 0; i < row.size(); ++i) row[i] = formats::bf16_to_f32(bits_at(bytes, i));
       body(task, r, row);
     }
   });
@@ -60,15 +62,24 @@ void Device::host_tasks(int64_t count, TaskRef task) {
   for (int64_t i = 0; i < count; ++i) task(i, 0);
 }
 
+// Magnitudes order like their bits, NaN above all.
 float Device::max_magnitude(ConstTensorView matrix) {
-  std::mutex mutex;
-  float largest = 0.0f;
-  for_rows(*this, matrix, [&](int64_t, int64_t, const std::vector<float>& row) {
-    const float found = formats::max_magnitude(row);
-    const std::lock_guard<std::mutex> lock(mutex);
-    largest = formats::max_or_nan(largest, found);
+  std::vector<int16_t> partial(static_cast<size_t>(tasks_of(matrix)), 0);
+  host_tasks(tasks_of(matrix), [&](int64_t task, int) {
+    const int64_t first = task * kRowsPerTask;
+    const int64_t rows = std::min(matrix.rows() - first, kRowsPerTask);
+    const auto count = static_cast<size_t>(rows * matrix.row_elements());
+    const std::byte* bytes = row_bytes(matrix, first);
+    int16_t largest = 0;
+    for (size_t i = 0; i < count; ++i) {
+      const auto magnitude = static_cast<int16_t>(bits_at(bytes, i) & 0x7FFF);
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    partial[static_cast<size_t>(task)] = largest;
   });
-  return largest;
+  int16_t largest = 0;
+  for (const int16_t found : partial) largest = std::max(largest, found);
+  return formats::bf16_to_f32(static_cast<uint16_t>(largest));
 }
 
 void Device::quantize_nvfp4(ConstTensorView matrix, float tensor_scale,
@@ -118,12 +129,18 @@ WeightError Device::weight_error(ConstTensorView matrix, const formats::LinearWe
   for_rows(*this, matrix, [&](int64_t task, int64_t r, const std::vector<float>& row) {
     std::vector<float> decoded(row.size());
     formats::decode_row_f32(stored, r, decoded.data());
-    WeightError& sums = partial[static_cast<size_t>(task)];
+    // Several chains, so that an addition does not wait for the one before; their number is fixed.
+    std::array<WeightError, kErrorChains> chains;
     for (size_t i = 0; i < row.size(); ++i) {
+      WeightError& sums = chains[i % kErrorChains];
       const double weight = row[i];
       const double difference = weight - static_cast<double>(decoded[i]);
       sums.difference += difference * difference;
       sums.magnitude += weight * weight;
+    }
+    for (const WeightError& sums : chains) {
+      partial[static_cast<size_t>(task)].difference += sums.difference;
+      partial[static_cast<size_t>(task)].magnitude += sums.magnitude;
     }
   });
   WeightError out;
