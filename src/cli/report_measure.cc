@@ -77,6 +77,7 @@ Result<KldOptions> choose_report(const QuantizeOptions& options, const Calibrati
   out.eval.mode = has_documents ? "documents" : "llama";
   out.base = options.source;
   out.layers = false;
+  out.hidden_memory = "256MiB";  // with one BF16 layer of a 35B model, below 4 GiB in all
   out.model.device = "cpu";
   out.model.threads = options.threads;
   NIBBLE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(options.source));

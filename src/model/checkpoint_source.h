@@ -25,8 +25,6 @@ class CheckpointSource : public WeightSource {
     return std::unique_ptr<WeightSource>(new CheckpointSource(checkpoint_, config_, prefix_));
   }
   const NamePrefix& prefix() const { return prefix_; }
-  /// Checkpoint::release_pages.
-  void release_pages() const { checkpoint_.release_pages(); }
   /// True if layer's routed experts are stored as fused banks.
   bool has_fused_experts(int layer) const;
 
@@ -38,6 +36,7 @@ class CheckpointSource : public WeightSource {
   Result<ConstTensorView> embedding() override;
   bool embedding_is_mapped() const override { return true; }
   Result<std::pair<float, float>> kv_scales(int layer) override;
+  void release_pages() const override { checkpoint_.release_pages(); }
 
  private:
   CheckpointSource(const formats::Checkpoint& checkpoint, const formats::ModelConfig& config,

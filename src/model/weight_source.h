@@ -44,6 +44,9 @@ class WeightSource {
   virtual bool embedding_is_mapped() const = 0;
   /// FP8 KV scales of a full-attention layer; 1 when the checkpoint has none.
   virtual Result<std::pair<float, float>> kv_scales(int layer) = 0;
+
+  /// For callers that walk through a model once: what was read may leave the memory; views stay.
+  virtual void release_pages() const {}
 };
 
 }  // namespace nibble::model

@@ -229,6 +229,7 @@ Result<void> KldRun::run_layer(int layer) {
       loaded.reset();  // the other model's layer goes before this one comes
       NIBBLE_ASSIGN_OR_RETURN(
           loaded, model::LoadedLayer::load(*party.model.device, *party.model.source, layer));
+      party.model.source->release_pages();
       owner = &party.model;
     }
     party.stream->run_layer(loaded->weights());
@@ -258,6 +259,7 @@ Result<void> KldRun::run_heads(std::span<const ScoredSequence> group, size_t fir
     NIBBLE_ASSIGN_OR_RETURN(auto head,
                             model::LoadedHead::load(*party.model.device, *party.model.source));
     heads.push_back(std::move(head));
+    party.model.source->release_pages();
   }
   const auto row_bytes = static_cast<size_t>(vocab_size()) * sizeof(float);
   const size_t slice_rows =
