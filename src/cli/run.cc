@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <system_error>
 
 namespace nibble::cli {
 
@@ -58,8 +59,13 @@ int run(int argc, char** argv) {
     return exit->code;
   }
   install_interrupt_handlers();
-  return std::visit([](const auto& options) { return dispatch(options); },
-                    std::get<Command>(parsed));
+  try {
+    return std::visit([](const auto& options) { return dispatch(options); },
+                      std::get<Command>(parsed));
+  } catch (const std::system_error& error) {  // fmt's way to say that output cannot be written
+    std::fprintf(stderr, "nibble: %s\n", error.what());
+    return kExitFailure;
+  }
 }
 
 }  // namespace nibble::cli
