@@ -4,9 +4,9 @@
 #include "cli/interrupt.h"
 
 #include <fmt/format.h>
+#include <system_error>
 
 #include <cstdio>
-#include <system_error>
 
 namespace nibble::cli {
 
