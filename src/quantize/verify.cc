@@ -35,6 +35,10 @@ constexpr std::array kDenseMembers = {Member::q_proj,    Member::k_proj,      Me
 // element this near to the middle of two codes (in scales) may be either.
 constexpr float kTieWidth = 0x1p-18f;
 
+// Error feedback moves a weight by what its neighbours left over: seldom by more than a step or two
+// between codes, which is 2 scales at most.
+constexpr float kFeedbackWidth = 4;
+
 // One matrix in both checkpoints.
 struct Pair {
   std::string stem;
@@ -64,8 +68,9 @@ bool same_bits(float a, float b) {
 
 class Verifier {
  public:
-  Verifier(device::Device& device, const OpenedModel& original, const OpenedModel& quantized)
-      : device_(device), original_(original), quantized_(quantized) {}
+  Verifier(device::Device& device, const OpenedModel& original, const OpenedModel& quantized,
+           CodeRule codes)
+      : device_(device), original_(original), quantized_(quantized), codes_(codes) {}
 
   Result<VerifyReport> run(const VerifyProgress& progress) {
     NIBBLE_RETURN_IF_ERROR(check_geometry());
@@ -187,11 +192,7 @@ class Verifier {
     std::vector<uint8_t> scales(elements / 16);
     device_.encode_nvfp4(pair.original.weight, to.weight_scale_2, to.weight_scale.as<uint8_t>(),
                          codes.data());
-    const int64_t wrong = pair.packed ? far_codes(pair, codes) : differing(codes, to.weight);
-    if (wrong > 0) {
-      problem("{}: {} of {} bytes are not the nearest codes for their scales", pair.codes(), wrong,
-              codes.size());
-    }
+    check_codes(pair, codes);
     device_.quantize_nvfp4(pair.original.weight, to.weight_scale_2, {}, codes.data(),
                            scales.data());
     report_.blocks += static_cast<int64_t>(scales.size());
@@ -204,9 +205,27 @@ class Verifier {
     }
   }
 
-  // Bytes whose value lies farther from the source than the nearest code's, beyond a tie; -0 and 0
-  // are one value.
-  static int64_t far_codes(const Pair& pair, const std::vector<uint8_t>& nearest) {
+  void check_codes(const Pair& pair, const std::vector<uint8_t>& nearest) {
+    if (codes_ == CodeRule::feedback) {
+      report_.moved_bytes += differing(nearest, pair.quantized.weight);
+      const int64_t far = far_codes(pair, nearest, kFeedbackWidth);
+      if (far == 0) return;
+      problem(
+          "{}: {} of {} bytes are more than {} scales farther from the source than the nearest "
+          "codes",
+          pair.codes(), far, nearest.size(), kFeedbackWidth);
+      return;
+    }
+    const int64_t wrong = pair.packed ? far_codes(pair, nearest, kTieWidth)
+                                      : differing(nearest, pair.quantized.weight);
+    if (wrong == 0) return;
+    problem("{}: {} of {} bytes are not the nearest codes for their scales", pair.codes(), wrong,
+            nearest.size());
+  }
+
+  // Bytes whose value lies farther from the source than the nearest code's by more than `width`
+  // scales; -0 and 0 are one value.
+  static int64_t far_codes(const Pair& pair, const std::vector<uint8_t>& nearest, float width) {
     const LinearWeight& to = pair.quantized;
     const auto columns = static_cast<size_t>(to.in_features);
     const uint8_t* stored = to.weight.as<uint8_t>();
@@ -226,7 +245,7 @@ class Verifier {
         const auto is_far = [&](float x, int mine_code, int stored_code) {
           return std::abs(x - scale * formats::e2m1_to_f32(static_cast<uint8_t>(stored_code))) >
                  std::abs(x - scale * formats::e2m1_to_f32(static_cast<uint8_t>(mine_code))) +
-                     kTieWidth * scale;
+                     width * scale;
         };
         far += is_far(row[i], a & 15, b & 15) || is_far(row[i + 1], a >> 4, b >> 4);
       }
@@ -363,6 +382,7 @@ class Verifier {
 
   device::Device& device_;
   OpenedModel original_, quantized_;
+  CodeRule codes_;
   VerifyReport report_;
   ErrorLog errors_;
   std::pair<float, float> first_inputs_;
@@ -371,8 +391,9 @@ class Verifier {
 }  // namespace
 
 Result<VerifyReport> verify(device::Device& device, const OpenedModel& original,
-                            const OpenedModel& quantized, const VerifyProgress& progress) {
-  return Verifier(device, original, quantized).run(progress);
+                            const OpenedModel& quantized, CodeRule codes,
+                            const VerifyProgress& progress) {
+  return Verifier(device, original, quantized, codes).run(progress);
 }
 
 }  // namespace nibble::quantize

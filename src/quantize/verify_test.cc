@@ -41,11 +41,12 @@ struct Opened {
   }
 };
 
-VerifyReport check(TestModel& model, const std::string& folder) {
+VerifyReport check(TestModel& model, const std::string& folder,
+                   CodeRule codes = CodeRule::nearest) {
   const Opened quantized(folder);
-  auto report =
-      verify(model.device(), {model.checkpoint(), model.source()},
-             {*quantized.checkpoint, *quantized.source}, [](int64_t, int64_t) { return true; });
+  auto report = verify(model.device(), {model.checkpoint(), model.source()},
+                       {*quantized.checkpoint, *quantized.source}, codes,
+                       [](int64_t, int64_t) { return true; });
   EXPECT_TRUE(report.ok()) << (report.ok() ? "" : report.error().message);
   return std::move(report).value();
 }
@@ -113,7 +114,7 @@ class DamageTest : public testing::Test {
     config_ = read_file(model_.output("export") + "/config.json").value();
   }
 
-  std::string problems(const Edit& edit) {
+  std::string problems(const Edit& edit, CodeRule codes = CodeRule::nearest) {
     TestTensors bad = good_;
     edit(bad);
     const std::string copy = model_.output("damaged");
@@ -122,7 +123,7 @@ class DamageTest : public testing::Test {
     const formats::Checkpoint checkpoint = std::move(formats::Checkpoint::open(copy)).value();
     const auto source =
         model::CheckpointSource::open(checkpoint, formats::load_model_config(copy).value());
-    return source.ok() ? problems_of(check(model_, copy)) : source.error().message;
+    return source.ok() ? problems_of(check(model_, copy, codes)) : source.error().message;
   }
 
   /// Expects `wanted` to be said when the tensor is changed.
@@ -168,6 +169,25 @@ TEST_F(DamageTest, IsFoundAndNamed) {
   expect("lm_head.weight", flip, "lm_head.weight: is not the source's");
   expect("model.visual.merger.norm.weight", flip, "model.visual.merger.norm.weight");
   expect(kLayer + "1.mlp.gate.weight", flip, kLayer + "1.mlp.gate.weight: is not the source's");
+}
+
+// Codes moved by error feedback may lie a step away, but not a sign.
+TEST_F(DamageTest, FeedbackIsAllowedWhereItIsDeclared) {
+  make("nvfp4-mlp");
+  const std::string name = kLayer + "1.mlp.experts.2.up_proj.weight";
+  const auto step = [&](TestTensors& t) {
+    auto& bytes = t.at(name).bytes;
+    for (size_t i = 0; i < bytes.size(); i += 8) bytes[i] ^= std::byte{1};
+  };
+  EXPECT_NE(problems(step), "");
+  EXPECT_EQ(problems(step, CodeRule::feedback), "");
+  const std::string said = problems(
+      [&](TestTensors& t) {
+        for (std::byte& byte : t.at(name).bytes) byte ^= std::byte{8};
+      },
+      CodeRule::feedback);
+  EXPECT_NE(said.find(name + ": "), std::string::npos) << said;
+  EXPECT_NE(said.find("scales farther"), std::string::npos) << said;
 }
 
 // Every bit of a block scale; the largest step away still leaves a block whose codes do not fit.
