@@ -108,6 +108,12 @@ Result<void> ModelSession::open_device(const ModelOptions& options) {
 Result<void> ModelSession::open_source(const ModelOptions& options) {
   NIBBLE_ASSIGN_OR_RETURN(formats::ModelConfig config, formats::load_model_config(options.model));
   if (options.load_format == "dummy") {
+    if (config.quantization_config &&
+        config.quantization_config->quant_method == "compressed-tensors") {
+      return Error{ErrorCode::unsupported,
+                   "--load-format dummy: needs ModelOpt's configuration; compressed-tensors names "
+                   "modules by patterns of its own"};
+    }
     source_ = std::make_unique<model::DummySource>(std::move(config));
     return {};
   }
