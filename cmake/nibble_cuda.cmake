@@ -1,10 +1,12 @@
-# NIBBLE_CUDA=ON (preset cuda): the CUDA device, built for Hopper. Without nvcc it says so and builds
-# without.
+# NIBBLE_CUDA=ON (preset cuda): the CUDA device, one program for Hopper (sm_90a) and Blackwell (sm_100a,
+# sm_120a, sm_121a). Without nvcc it says so and builds without. For quick builds one architecture is
+# enough: -DNIBBLE_CUDA_ARCHITECTURES=90a-real.
 #
 # Sets NIBBLE_WITH_CUDA. Whoever wants the device links nibble_device_cuda: the linker chooses between
 # the device and device/cuda_absent.cc, no source asks.
 option(NIBBLE_CUDA "Build the CUDA device (needs nvcc)" OFF)
-set(NIBBLE_CUDA_ARCHITECTURES "90a-real" CACHE STRING "CUDA architectures of the device")
+set(NIBBLE_CUDA_ARCHITECTURES "90a-real;100a-real;120a-real;121a-real" CACHE STRING
+    "CUDA architectures of the device")
 set(NIBBLE_WITH_CUDA OFF)
 
 if(NIBBLE_CUDA)

@@ -105,6 +105,7 @@ class ReferenceDevice final : public Device {
     return {};
   }
 
+  int pack_threads() const override { return 4; }  // as on a GPU, so that tests load in parallel
   // Packed form: the stored bytes, codes and then block scales.
   size_t packed_linear_bytes(WeightFormat format, int64_t out_features,
                              int64_t in_features) const override {

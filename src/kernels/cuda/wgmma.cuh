@@ -14,6 +14,8 @@ __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address) {
   return uint64_t((address & 0x3FFFF) >> 4) | (uint64_t(1) << 16) | (uint64_t(64) << 32) |
          (uint64_t(1) << 62);
 }
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -110,5 +112,27 @@ struct Wgmma<128> {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 };
+
+#else  // compiled for another architecture, where device/cuda never launches the kernels that use it
+
+__device__ __forceinline__ void wgmma_fence() {
+  __trap();
+}
+__device__ __forceinline__ void wgmma_commit() {
+  __trap();
+}
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  __trap();
+}
+template <int N>
+struct Wgmma {
+  template <int kCount>
+  __device__ static __forceinline__ void rs(float (&)[kCount], const uint32_t*, uint64_t) {
+    __trap();
+  }
+};
+
+#endif
 
 }  // namespace nibble::cuda
