@@ -90,7 +90,7 @@ void CudaDevice::run_step(const StepPlan& plan, const std::function<void()>& que
 }
 
 bool CudaDevice::is_decode(const StepPlan& plan) const {
-  return arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
+  return has_decode_kernels() && arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
          plan.num_rows == plan.num_sequences && plan.num_rows <= cuda::kMaxMmaRows &&
          plan.num_state_saves == 0 && spec_.hidden_size == cuda::kHidden;
 }
@@ -359,7 +359,8 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
 void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
                            ConstTensorView residual, TensorView out, Accumulate accumulate) {
   last_router_ = weights.router.data;
-  const bool fused = arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
+  const bool kernels = plan.num_rows <= cuda::kMaxMmaRows ? has_decode_kernels() : has_wgmma();
+  const bool fused = kernels && arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
                      spec_.hidden_size == cuda::kHidden && fits(weights) &&
                      residual.data() == out.data();
   if (!fused) {

@@ -85,6 +85,7 @@ Result<CudaDeviceInfo> cuda_device_info(int ordinal) {
   info.compute_major = properties.major;
   info.compute_minor = properties.minor;
   info.multiprocessors = properties.multiProcessorCount;
+  info.shared_bytes = properties.sharedMemPerBlockOptin;
   status = cudaSetDevice(ordinal);
   if (status == cudaSuccess) status = cudaMemGetInfo(&info.free_bytes, &info.total_bytes);
   if (status != cudaSuccess) return cuda_error(status, "opening the GPU");
@@ -100,10 +101,10 @@ Result<double> cuda_read_bandwidth(int ordinal) {
 
 Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic, int ordinal) {
   NIBBLE_ASSIGN_OR_RETURN(CudaDeviceInfo info, cuda_device_info(ordinal));
-  if (info.compute_major != 9) {
+  if (!cuda::has_code_for_device()) {
     return Error{ErrorCode::unsupported,
                  info.name + " has compute capability " + std::to_string(info.compute_major) + "." +
-                     std::to_string(info.compute_minor) + ", this build has kernels for 9.0"};
+                     std::to_string(info.compute_minor) + ", for which this build has no kernels"};
   }
   auto device = std::make_unique<CudaDevice>(arithmetic, ordinal, std::move(info));
   NIBBLE_RETURN_IF_ERROR(device->open());
@@ -137,8 +138,8 @@ Result<void> CudaDevice::open() {
   if (status != cudaSuccess) return cuda_error(status, "opening " + info_.name);
   NIBBLE_RETURN_IF_ERROR(lanes_.open(ordinal_, stream_.get()));
   NIBBLE_RETURN_IF_ERROR(gemm_.open());
-  cuda::prepare_decode();
-  cuda::prepare_prefill();
+  if (has_decode_kernels()) cuda::prepare_decode();
+  if (has_wgmma()) cuda::prepare_prefill();
   return {};
 }
 

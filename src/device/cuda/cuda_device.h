@@ -17,6 +17,7 @@ namespace nibble::device {
 struct CudaDeviceInfo {
   std::string name;
   int compute_major = 0, compute_minor = 0, multiprocessors = 0;
+  size_t shared_bytes = 0;  // that one block may have
   size_t total_bytes = 0, free_bytes = 0;
 };
 

@@ -98,6 +98,8 @@ class CudaDevice final : public Device {
   void gather_rows(ConstTensorView x, const int32_t* rows, TensorView out) override;
 
  private:
+  static constexpr size_t kDecodeSharedBytes = size_t{227} << 10;
+
   /// Buffers besides the named activations, views of one allocation.
   struct Scratch {
     float* attention = nullptr;
@@ -135,6 +137,10 @@ class CudaDevice final : public Device {
   void gemm(const cuda::LinearArgs& args);
   void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination,
                          UploadLane& lane);
+  /// Whether this GPU runs the kernels of large steps (sm_90a), and the fused decode kernels (the
+  /// shared memory of sm_90 and sm_100). Others take the composed blocks and mma.sync.
+  bool has_wgmma() const { return info_.compute_major == 9; }
+  bool has_decode_kernels() const { return info_.shared_bytes >= kDecodeSharedBytes; }
   /// Whether the fused decode kernels serve this step.
   bool is_decode(const StepPlan& plan) const;
   void project_in(const StepPlan& plan, std::span<const PackedLinear* const> weights,

@@ -33,7 +33,7 @@ cuda::Bank cuda_bank(const PackedExperts& experts) {
 }
 
 bool CudaDevice::is_prefill(const StepPlan& plan) const {
-  return arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
+  return has_wgmma() && arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
          plan.num_rows > plan.num_sequences;
 }
 

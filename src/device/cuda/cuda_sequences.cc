@@ -59,7 +59,7 @@ void CudaDevice::attention(const StepPlan& plan, const AttentionWeights& weights
       .partial = scratch_.attention,
       .num_splits = cuda::attention_splits(plan.num_rows, plan.num_sequences, kv_heads),
       .exact_products = arithmetic() == Arithmetic::f32};
-  if (plan.num_rows > plan.num_sequences && cuda::can_prefill_attention(args)) {
+  if (has_wgmma() && plan.num_rows > plan.num_sequences && cuda::can_prefill_attention(args)) {
     cuda::prefill_attention({.step = args.step,
                              .cache = args.cache,
                              .q = args.q,

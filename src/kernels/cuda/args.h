@@ -186,6 +186,9 @@ struct GatedDeltaArgs {
 size_t delta_scratch_floats(int64_t max_rows, int32_t num_value_heads);
 void gated_delta(const GatedDeltaArgs& args, Stream stream);
 
+/// Whether this build has kernels for the current GPU.
+bool has_code_for_device();
+
 // ---- Random data on the device: the streams of base/rng.h
 
 void fill_random_bytes(void* out, size_t bytes, uint64_t seed, uint64_t keep, uint64_t add,

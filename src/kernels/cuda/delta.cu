@@ -211,6 +211,8 @@ struct ScanShared {
   float corrections[kScanWarps][kBlock][kDeltaColumnsPerWarp];
 };
 
+static_assert(sizeof(ScanShared) <= 99 << 10, "a block of sm_120 has no more");
+
 /// 16 bytes to shared memory, zeros where there is nothing.
 __device__ __forceinline__ void copy_or_zero(void* to, const void* from, bool exists) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),

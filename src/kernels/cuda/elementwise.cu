@@ -202,6 +202,13 @@ void gather_rows(const float* x, const int32_t* rows, void* out, Element out_typ
   }
 }
 
+bool has_code_for_device() {
+  cudaFuncAttributes attributes;
+  const bool found = cudaFuncGetAttributes(&attributes, random_bytes_kernel) == cudaSuccess;
+  if (!found) (void)cudaGetLastError();
+  return found;
+}
+
 void fill_random_bytes(void* out, size_t bytes, uint64_t seed, uint64_t keep, uint64_t add_bits,
                        Stream stream) {
   const size_t words = (bytes + 7) / 8;

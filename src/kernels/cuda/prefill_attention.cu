@@ -346,10 +346,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(PrefillAttention
   async_fence();
   __syncthreads();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+    give_registers<88>();
     produce(Pages<T>(args, item.sequence, kv_head, keys), shared, barriers);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+    take_registers<208>();
     consume({args, s.first_row + item.first, item.count, kv_head}, start,
             (keys + kPage - 1) / kPage, shared, barriers);
   }

@@ -246,11 +246,11 @@ __global__ void __launch_bounds__(384, 1) grouped_kernel(LaunchArgs args) {
   grid_release();  // the second launch of a product may fill SMs as they fall idle
   const int tile_count = *args.count;
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    give_registers<40>();
     produce<S>(args, tile_count, shared, ring);
     grid_wait();  // only so that what follows starts behind both launches
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    take_registers<232>();
     int ia = 0, ib = 0;
     for (int index = blockIdx.x; index < tile_count; index += gridDim.x) {
       const Tile tile = args.tiles[index];

@@ -27,6 +27,16 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+/// Gives registers of a warpgroup back, or takes more: every warp of it, once.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 template <int N>
 struct Wgmma;
 
@@ -113,7 +123,8 @@ struct Wgmma<128> {
   }
 };
 
-#else  // compiled for another architecture, where device/cuda never launches the kernels that use it
+#else  // compiled for another architecture, where device/cuda never launches the kernels that use
+       // it
 
 __device__ __forceinline__ void wgmma_fence() {
   __trap();
@@ -125,6 +136,10 @@ template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   __trap();
 }
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {}
 template <int N>
 struct Wgmma {
   template <int kCount>

@@ -18,6 +18,8 @@ __device__ __forceinline__ uint64_t transposed_descriptor(uint32_t address) {
          (uint64_t(64) << 32) | (uint64_t(1) << 62);
 }
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
 /// d (+)= A B^T: 64 queries x 64 keys, 16 dimensions.
 template <bool kAccumulate>
 __device__ __forceinline__ void wgmma_scores(float (&d)[32], uint64_t a, uint64_t b) {
@@ -70,5 +72,17 @@ __device__ __forceinline__ void wgmma_values(float (&d)[128], const uint32_t* p,
         "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
       : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v));
 }
+
+#else  // see wgmma.cuh
+
+template <bool kAccumulate>
+__device__ __forceinline__ void wgmma_scores(float (&)[32], uint64_t, uint64_t) {
+  __trap();
+}
+__device__ __forceinline__ void wgmma_values(float (&)[128], const uint32_t*, uint64_t) {
+  __trap();
+}
+
+#endif
 
 }  // namespace nibble::cuda
