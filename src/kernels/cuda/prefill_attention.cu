@@ -3,9 +3,10 @@
 //
 // CTA = (16 tokens of one sequence, KV head): 128 rows = token * 8 + head. One producer warpgroup
 // brings pages of 64 keys into two-stage rings of swizzled BF16 tiles (BF16 by cp.async; FP8
-// through registers, exact there); two consumer warpgroups of 64 rows each: S = Q K^T of a page is
-// queued together with O += P V of the page before, the softmax runs beside it. q and P are rounded
-// to BF16. ptxas: both waits, then fence and wgmmas in one block, or it serialises them (C7513).
+// decoded from a staging buffer, exact); two consumer warpgroups of 64 rows each: S = Q K^T of a
+// page is queued together with O += P V of the page before, the softmax runs beside it. q and P are
+// rounded to BF16. ptxas: both waits, then fence and wgmmas in one block, or it serialises them
+// (C7513).
 #include "kernels/cuda/matrices.cuh"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/wgmma_attention.cuh"
@@ -17,7 +18,11 @@ constexpr int kDim = 256, kPage = 64, kGroup = 8, kTokens = 16, kThreads = 384, 
 constexpr int kTileBytes = kAttentionTileBytes, kSideBytes = 4 * kTileBytes;
 constexpr int kQueryBytes = 2 * kSideBytes;
 constexpr int kKeysAt = kQueryBytes, kValuesAt = kKeysAt + kStages * kSideBytes;
-constexpr int kSharedBytes = kValuesAt + kStages * kSideBytes + 1024;
+constexpr int kStagingAt = kValuesAt + kStages * kSideBytes;  // FP8: a page's keys and values
+template <typename T>
+constexpr int shared_bytes() {
+  return kStagingAt + (sizeof(T) == 1 ? 2 * kPage * kDim : 0) + 1024;
+}
 
 struct Barriers {
   uint64_t full_k[kStages], empty_k[kStages], full_v[kStages], empty_v[kStages];
@@ -32,6 +37,11 @@ __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+/// Without an IEEE division.
+__device__ __forceinline__ float sigmoid_fast(float x) {
+  return __fdividef(1.0f, 1.0f + __expf(-x));
 }
 
 /// Which tokens a CTA serves.
@@ -119,53 +129,67 @@ __device__ __forceinline__ void produce(const Pages<bf16>& pages, uint8_t* share
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-/// FP8: through registers, half a side (32 rows) ahead.
+/// FP8: raw bytes by cp.async one page ahead, then decoded into place. A thread decodes the pieces
+/// that it copied itself.
 __device__ __forceinline__ void produce(const Pages<__nv_fp8_e4m3>& pages, uint8_t* shared,
                                         Barriers& barriers) {
   const int me = threadIdx.x, piece = me % 16, flip = piece / 4 & 1;
-  uint4 raw[2][4];
-  auto load = [&](uint4(&to)[4], int n, int half) {  // half: keys 0 and 1, values 2 and 3
-    if (n >= pages.count) return;
-    const char* from = (half < 2 ? pages.k : pages.v) + pages.table[n] * pages.stride;
+  uint8_t* staging = shared + kStagingAt + me * 16;
+  auto copy = [&](int side, int n, int64_t page) {
+    const char* from = (side == 0 ? pages.k : pages.v) + page * pages.stride + me * 16;
+    const uint32_t to = shared_address(staging + side * kPage * kDim);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = half % 2 * 32 + i * 8 + me / 16;
-      to[i] = make_uint4(0, 0, 0, 0);
-      if (row < pages.keys - n * kPage) {
-        to[i] = *reinterpret_cast<const uint4*>(from + row * 256 + piece * 16);
-      }
+    for (int i = 0; i < 8; ++i) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + i * 2048),
+                   "l"(from + i * 2048), "r"(i * 8 + me / 16 < pages.keys - n * kPage ? 16 : 0)
+                   : "memory");
     }
   };
-  load(raw[0], 0, 0);
+  const auto commit = [] { asm volatile("cp.async.commit_group;" ::: "memory"); };
+  int64_t ahead = pages.table[0];
+  copy(0, 0, ahead);
+  commit();
+  copy(1, 0, ahead);
+  commit();
+  ahead = pages.count > 1 ? pages.table[1] : 0;
   for (int n = 0; n < pages.count; ++n) {
     const int slot = n % kStages, parity = (n / kStages & 1) ^ 1;
+    const int64_t next = ahead;
+    ahead = n + 2 < pages.count ? pages.table[n + 2] : 0;
 #pragma unroll
-    for (int half = 0; half < 4; ++half) {
-      load(raw[(half + 1) % 2], half == 3 ? n + 1 : n, (half + 1) % 4);
-      uint64_t* full = half < 2 ? &barriers.full_k[slot] : &barriers.full_v[slot];
-      if (half % 2 == 0) {
-        barrier_wait(half < 2 ? &barriers.empty_k[slot] : &barriers.empty_v[slot], parity);
-      }
-      uint8_t* to = shared + (half < 2 ? kKeysAt : kValuesAt) + slot * kSideBytes;
+    for (int side = 0; side < 2; ++side) {
+      uint8_t* to = shared + (side == 0 ? kKeysAt : kValuesAt) + slot * kSideBytes;
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      barrier_wait(side == 0 ? &barriers.empty_k[slot] : &barriers.empty_v[slot], parity);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = half % 2 * 32 + i * 8 + me / 16;
-        const uint4 q = raw[half % 2][i];
-        uint4 a, b;
-        decode_fp8x4(q.x, a.x, a.y);
-        decode_fp8x4(q.y, a.z, a.w);
-        decode_fp8x4(q.z, b.x, b.y);
-        decode_fp8x4(q.w, b.z, b.w);
-        // Lanes of the second tile store their pieces in the other order: no bank is met twice.
-        *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + flip)) = flip ? b : a;
-        *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + 1 - flip)) = flip ? a : b;
+      for (int first = 0; first < 8; first += 4) {
+        uint4 bytes[4];  // all asked for before the first is decoded
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          bytes[i] =
+              *reinterpret_cast<const uint4*>(staging + side * kPage * kDim + (first + i) * 2048);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const uint4 q = bytes[i];
+          uint4 a, b;
+          decode_fp8x4(q.x, a.x, a.y);
+          decode_fp8x4(q.y, a.z, a.w);
+          decode_fp8x4(q.z, b.x, b.y);
+          decode_fp8x4(q.w, b.z, b.w);
+          // Lanes of the second tile store their pieces in the other order: no bank is met twice.
+          const int row = (first + i) * 8 + me / 16;
+          *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + flip)) = flip ? b : a;
+          *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + 1 - flip)) = flip ? a : b;
+        }
       }
-      if (half % 2 == 1) {
-        async_fence();
-        barrier_arrive(full);
-      }
+      async_fence();
+      barrier_arrive(side == 0 ? &barriers.full_k[slot] : &barriers.full_v[slot]);
+      if (n + 1 < pages.count) copy(side, n + 1, next);
+      commit();
     }
   }
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 /// Online softmax of a warp's 16 rows: rows g (token 0) and g + 8 (token 1).
@@ -263,7 +287,7 @@ __device__ __forceinline__ void store_rows(const Output& out, const Softmax& sof
       } else {
         const float2 x = *reinterpret_cast<const float2*>(gate + d);
         *reinterpret_cast<uint32_t*>(static_cast<bf16*>(args.gated) + at + d) =
-            pack_bf16(a * sigmoid(x.x), b * sigmoid(x.y));
+            pack_bf16(a * sigmoid_fast(x.x), b * sigmoid_fast(x.y));
       }
     }
   }
@@ -365,14 +389,18 @@ bool can_prefill_attention(const AttentionArgs& args) {
 void prefill_attention(const PrefillAttentionArgs& args, Stream stream) {
   const dim3 grid(ceil_div(args.step.rows, kTokens) + unsigned(args.step.sequences),
                   unsigned(args.num_kv_heads));
-  const bool is_bf16 = args.cache.type == Element::bf16;
-  launch("prefill_attention", is_bf16 ? attention_kernel<bf16> : attention_kernel<__nv_fp8_e4m3>,
-         grid, kThreads, kSharedBytes, stream, false, args);
+  if (args.cache.type == Element::bf16) {
+    launch("prefill_attention", attention_kernel<bf16>, grid, kThreads, shared_bytes<bf16>(),
+           stream, false, args);
+  } else {
+    launch("prefill_attention", attention_kernel<__nv_fp8_e4m3>, grid, kThreads,
+           shared_bytes<__nv_fp8_e4m3>(), stream, false, args);
+  }
 }
 
 void prepare_prefill_attention() {
-  allow_shared(attention_kernel<bf16>, kSharedBytes);
-  allow_shared(attention_kernel<__nv_fp8_e4m3>, kSharedBytes);
+  allow_shared(attention_kernel<bf16>, shared_bytes<bf16>());
+  allow_shared(attention_kernel<__nv_fp8_e4m3>, shared_bytes<__nv_fp8_e4m3>());
 }
 
 }  // namespace nibble::cuda

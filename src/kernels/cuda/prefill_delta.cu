@@ -1,11 +1,13 @@
 // The gated delta rule of prefill rows, second kernel: the scan over chunks of 64 tokens.
 //
-// Formulas in prefill_delta_terms.cu. CTA = (half a value head's columns, value head, sequence);
-// a warp keeps the transposed state of 16 columns (16 x 128, f32) in its accumulators, so that
-// every product feeds the next one in registers: S^T and d^T are the left operands, K, Q, T beta
-// and P come from shared memory. Operands are FP16, sums f32. Chunks lie on multiples of 64 tokens
-// of the sequence, so the bits do not depend on where a prompt is cut (at such multiples).
+// Formulas in prefill_delta_terms.cu. CTA = (half a value head's columns, value head, sequence):
+// one warpgroup keeps the transposed state (64 columns x 128 keys, f32) in its accumulators, so
+// that every product feeds the next one in registers: S^T and d^T are the left operands of wgmma,
+// K, Q, T beta and P come from shared memory. Operands are FP16, sums f32. Chunks lie on multiples
+// of 64 tokens of the sequence, so the bits do not depend on where a prompt is cut (at such
+// multiples).
 #include "kernels/cuda/prefill_delta.cuh"
+#include "kernels/cuda/wgmma_half.cuh"
 
 namespace nibble::cuda {
 
@@ -15,13 +17,14 @@ void prepare_delta_terms();
 
 namespace {
 
-constexpr int kThreads = 128, kStages = 4, kTokenTiles = kChunkTokens / 8;
+constexpr int kThreads = 128, kStages = 3;
 
 struct ScanStage {
-  uint8_t k[kKeyTileBytes], q[kKeyTileBytes];
-  uint8_t v[kValueTileBytes];
+  uint8_t k[kRowTiles * kTileBytes], q[kRowTiles * kTileBytes];
+  uint8_t v[kTileBytes];
   ChunkTerms terms;
 };
+static_assert(sizeof(ScanStage) % 1024 == 0);
 struct ScanShared {
   ScanStage stages[kStages];
   uint8_t out[4][kChunkTokens * 32];  // a warp's 16 columns
@@ -41,141 +44,128 @@ __device__ __forceinline__ void load_stage(const PrefillDeltaArgs& args,
                                            int half, ScanStage& stage, uint64_t* barrier) {
   const int64_t in_values = index * args.num_value_heads + head;
   barrier_expect(barrier, int(sizeof(ScanStage)));
-  copy_bulk(stage.k, scratch.rows + (index * args.num_key_heads + head / 2) * 2 * kKeyTileBytes,
-            2 * kKeyTileBytes, barrier);
-  copy_bulk(stage.v, scratch.values + (in_values * 2 + half) * kValueTileBytes, kValueTileBytes,
+  copy_bulk(stage.k,
+            scratch.rows + (index * args.num_key_heads + head / 2) * 2 * kRowTiles * kTileBytes,
+            2 * kRowTiles * kTileBytes, barrier);
+  copy_bulk(stage.v, scratch.values + (in_values * kRowTiles + half) * kTileBytes, kTileBytes,
             barrier);
   copy_bulk(&stage.terms, scratch.terms + in_values, int(sizeof(ChunkTerms)), barrier);
 }
 
-/// Transposed state of a warp: tile n: columns g, g + 8, keys 8 n + 2 t, + 1.
-struct ScanState {
-  float s[kDeltaDim / 8][4];
-};
-
-/// Accumulators of 16 tokens as a left operand.
-__device__ __forceinline__ void as_operand(const float (&low)[4], const float (&high)[4],
-                                           uint32_t (&a)[4]) {
-  a[0] = pack_half(low[0], low[1]);
-  a[1] = pack_half(low[2], low[3]);
-  a[2] = pack_half(high[0], high[1]);
-  a[3] = pack_half(high[2], high[3]);
+/// Accumulators of 16 tokens (or keys) as a left operand.
+__device__ __forceinline__ void as_operand(const float* d, uint32_t (&a)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = pack_half(d[2 * i], d[2 * i + 1]);
+}
+__device__ __forceinline__ void as_operands(const float (&d)[32], uint32_t (&a)[4][4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) as_operand(d + 8 * j, a[j]);
 }
 
-/// out += x^T M^T, M lower triangular.
-__device__ __forceinline__ void multiply_triangle(float (&out)[kTokenTiles][4],
-                                                  const uint32_t (&x)[4][4],
-                                                  const TriangleHalf& matrix) {
-  const uint32_t at = shared_address(&matrix) + threadIdx.x % 32 * 16;
+/// out += x^T M^T, M 64 x 64 (zeros above the diagonal).
+__device__ __forceinline__ void multiply_triangle(float (&out)[32], const uint32_t (&x)[4][4],
+                                                  const uint8_t* matrix) {
+  const uint64_t m = tile_descriptor(shared_address(matrix));
 #pragma unroll
-  for (int jb = 0; jb < 4; ++jb) {
+  for (int j = 0; j < 4; ++j) wgmma_rows<true>(out, x[j], m + 2 * j);
+  wgmma_commit();
+}
+
+/// out = (rows S)^T, 64 rows of 128; a: the state as left operands.
+__device__ __forceinline__ void read_state(float (&out)[32], const uint32_t (&a)[8][4],
+                                           const uint8_t* rows) {
+  const uint64_t b = tile_descriptor(shared_address(rows));
+  wgmma_rows<false>(out, a[0], b);
 #pragma unroll
-    for (int ib = jb; ib < 4; ++ib) {
-      uint32_t b[4];
-      load_matrices(at + (ib * (ib + 1) / 2 + jb) * 512, b);
-      mma_half(out[2 * ib], x[jb], b[0], b[1]);
-      mma_half(out[2 * ib + 1], x[jb], b[2], b[3]);
-    }
+  for (int k = 1; k < kDeltaDim / 16; ++k) {
+    wgmma_rows<true>(out, a[k], b + k / 4 * (kTileBytes >> 4) + k % 4 * 2);
   }
+  wgmma_commit();
 }
 
-/// One chunk: advances the state, out: columns g, g + 8, tokens 8 n + 2 t, + 1.
-__device__ __forceinline__ void scan_chunk(const ScanStage& stage, ScanState& state,
-                                           float (&out)[kTokenTiles][4]) {
+/// x = v - e^G x; d of token pairs in rows of 16 columns per warp.
+__device__ __forceinline__ void subtract_from_values(float (&x)[32], const ScanStage& stage) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
-  const uint32_t k_at = shared_address(stage.k), q_at = shared_address(stage.q);
-  const ChunkTerms& terms = stage.terms;
-  float x[kTokenTiles][4] = {};  // K S, then v - e^G (K S)
 #pragma unroll
-  for (int n = 0; n < kTokenTiles; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) out[n][i] = 0;
-  }
-#pragma unroll
-  for (int k = 0; k < kDeltaDim / 16; ++k) {
-    uint32_t a[4];
-    as_operand(state.s[2 * k], state.s[2 * k + 1], a);
-#pragma unroll
-    for (int n = 0; n < kTokenTiles; n += 2) {
-      const int row = n * 8 + lane % 8 + lane / 16 * 8;
-      const int at = row * 256 + (((2 * k + lane / 8 % 2) ^ (row & 7)) << 4);
-      uint32_t b[4];
-      load_matrices(k_at + at, b);
-      mma_half(x[n], a, b[0], b[1]);
-      mma_half(x[n + 1], a, b[2], b[3]);
-      load_matrices(q_at + at, b);
-      mma_half(out[n], a, b[0], b[1]);
-      mma_half(out[n + 1], a, b[2], b[3]);
-    }
-  }
-#pragma unroll
-  for (int n = 0; n < kTokenTiles; n += 2) {  // matrices: (tokens n, columns 0..), (n, 8..), ...
-    const int row = n * 8 + lane % 8 + lane / 16 * 8, piece = 2 * warp + lane / 8 % 2;
+  for (int n = 0; n < 8;
+       n += 2) {  // matrices: (tokens 8 n, columns 0..), (8 n, 8..), (8 n + 8, ..)
+    const int row = n * 8 + lane % 8 + lane / 16 * 8;
     uint32_t v[4];
-    load_matrices_transposed(shared_address(stage.v) + row * 128 + ((piece ^ (row & 7)) << 4), v);
+    load_matrices_transposed(shared_address(stage.v) + tile_offset(row, 2 * warp + lane / 8 % 2),
+                             v);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int token = (n + i) * 8 + 2 * t;
-      const float2 decay = *reinterpret_cast<const float2*>(terms.decay_k + token);
-      const float2 decay_q = *reinterpret_cast<const float2*>(terms.decay_q + token);
+      const float2 decay =
+          *reinterpret_cast<const float2*>(stage.terms.decay_k + (n + i) * 8 + 2 * t);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float2 value = unpack_half(v[2 * i + h]);
-        x[n + i][2 * h] = fmaf(-decay.x, x[n + i][2 * h], value.x);
-        x[n + i][2 * h + 1] = fmaf(-decay.y, x[n + i][2 * h + 1], value.y);
-        out[n + i][2 * h] *= decay_q.x;
-        out[n + i][2 * h + 1] *= decay_q.y;
+        float* at = x + 4 * (n + i) + 2 * h;
+        at[0] = fmaf(-decay.x, at[0], value.x);
+        at[1] = fmaf(-decay.y, at[1], value.y);
       }
     }
   }
-  uint32_t operand[4][4];
+}
+/// Column pairs of tokens times a factor per token.
+__device__ __forceinline__ void scale_tokens(float (&x)[32], const float* factors) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) as_operand(x[2 * j], x[2 * j + 1], operand[j]);
-  float d[kTokenTiles][4] = {};
-  multiply_triangle(d, operand, terms.t_beta);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) as_operand(d[2 * j], d[2 * j + 1], operand[j]);
-  multiply_triangle(out, operand, terms.p);
-#pragma unroll
-  for (int n = 0; n < kTokenTiles; ++n) {
-    const float2 rest = *reinterpret_cast<const float2*>(terms.rest + n * 8 + 2 * t);
-    d[n][0] *= rest.x, d[n][1] *= rest.y, d[n][2] *= rest.x, d[n][3] *= rest.y;
+  for (int n = 0; n < 8; ++n) {
+    const float2 by = *reinterpret_cast<const float2*>(factors + n * 8 + 2 * (threadIdx.x % 4));
+    x[4 * n] *= by.x, x[4 * n + 1] *= by.y, x[4 * n + 2] *= by.x, x[4 * n + 3] *= by.y;
   }
+}
+
+/// One chunk up to the new state, which is still being summed: out is complete (columns g, g + 8 of
+/// the warp's 16; tokens 8 n + 2 t, + 1).
+__device__ __forceinline__ void scan_chunk(const ScanStage& stage, float (&state)[64],
+                                           float (&out)[32]) {
+  uint32_t operand[8][4];
 #pragma unroll
-  for (int j = 0; j < 4; ++j) as_operand(d[2 * j], d[2 * j + 1], operand[j]);
-  const float all = terms.all;
+  for (int k = 0; k < 8; ++k) as_operand(state + 8 * k, operand[k]);
+  float x[32], d[32];
+  wgmma_fence();
+  read_state(x, operand, stage.k);
+  read_state(out, operand, stage.q);
+  wgmma_wait<1>();
+  subtract_from_values(x, stage);
+  uint32_t token_operand[4][4];
+  as_operands(x, token_operand);
 #pragma unroll
-  for (int n = 0; n < kDeltaDim / 8; n += 2) {
+  for (int i = 0; i < 32; ++i) d[i] = 0.0f;
+  wgmma_fence();
+  multiply_triangle(d, token_operand, stage.terms.t_beta);
+  wgmma_wait<0>();
+  scale_tokens(out, stage.terms.decay_q);
+  const float all = stage.terms.all;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      state.s[n][i] *= all;
-      state.s[n + 1][i] *= all;
-    }
+  for (int i = 0; i < 64; ++i) state[i] *= all;
+  uint32_t plain[4][4], decayed[4][4];
+  as_operands(d, plain);
+  scale_tokens(d, stage.terms.rest);
+  as_operands(d, decayed);
+  wgmma_fence();
+  multiply_triangle(out, plain, stage.terms.p);
+  const uint64_t k = transposed_descriptor(shared_address(stage.k));
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int row = j * 16 + lane % 16, piece = n + lane / 16;
-      uint32_t b[4];
-      load_matrices_transposed(k_at + row * 256 + ((piece ^ (row & 7)) << 4), b);
-      mma_half(state.s[n], operand[j], b[0], b[1]);
-      mma_half(state.s[n + 1], operand[j], b[2], b[3]);
-    }
-  }
+  for (int j = 0; j < 4; ++j) wgmma_columns(state, decayed[j], k + 128 * j);
+  wgmma_commit();
+  wgmma_wait<1>();
 }
 
 /// Output of a chunk -> FP16 rows [row][value heads * 128].
 __device__ __forceinline__ void store_rows(const PrefillDeltaArgs& args, const Sequence& s,
-                                           int first, int64_t column,
-                                           const float (&out)[kTokenTiles][4], uint8_t* staging) {
+                                           int first, int64_t column, const float (&out)[32],
+                                           uint8_t* staging) {
   const int lane = threadIdx.x % 32;
   constexpr float kBack = 1.0f / kValueScale;
 #pragma unroll
-  for (int n = 0; n < kTokenTiles; n += 2) {
+  for (int n = 0; n < 8; n += 2) {
+    const float* d = out + 4 * n;
     store_matrices_transposed(
         shared_address(staging) + ((n + lane / 16) * 8 + lane % 8) * 32 + lane / 8 % 2 * 16,
-        pack_half(out[n][0] * kBack, out[n][1] * kBack),
-        pack_half(out[n][2] * kBack, out[n][3] * kBack),
-        pack_half(out[n + 1][0] * kBack, out[n + 1][1] * kBack),
-        pack_half(out[n + 1][2] * kBack, out[n + 1][3] * kBack));
+        pack_half(d[0] * kBack, d[1] * kBack), pack_half(d[2] * kBack, d[3] * kBack),
+        pack_half(d[4] * kBack, d[5] * kBack), pack_half(d[6] * kBack, d[7] * kBack));
   }
   __syncwarp();
   const int64_t width = int64_t(args.num_value_heads) * kDeltaDim;
@@ -194,9 +184,10 @@ __device__ __forceinline__ void store_rows(const PrefillDeltaArgs& args, const S
 /// grid = (2, value heads, sequences).
 __global__ void __launch_bounds__(kThreads, 1)
     scan_kernel(PrefillDeltaArgs args, DeltaScratch scratch) {
-  extern __shared__ __align__(128) uint8_t raw[];
+  extern __shared__ uint8_t raw[];
   __shared__ uint64_t full[kStages];
-  ScanShared& shared = *reinterpret_cast<ScanShared*>(raw);
+  ScanShared& shared =
+      *reinterpret_cast<ScanShared*>(raw + ((1024 - (shared_address(raw) & 1023)) & 1023));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int half = blockIdx.x, head = blockIdx.y, sequence = blockIdx.z;
   const Sequence s = args.step.sequence[sequence];
@@ -216,28 +207,31 @@ __global__ void __launch_bounds__(kThreads, 1)
     return args.state + slot * args.state_stride +
            (int64_t(head) * kDeltaDim + 8 * n + 2 * t + i % 2) * kDeltaDim + column + g + i / 2 * 8;
   };
-  ScanState state = {};
+  float state[64];
+#pragma unroll
+  for (int i = 0; i < 64; ++i) state[i] = 0.0f;
   if (s.read_slot >= 0) {
 #pragma unroll
     for (int n = 0; n < kDeltaDim / 8; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) state.s[n][i] = *place(s.read_slot, n, i) * kValueScale;
+      for (int i = 0; i < 4; ++i) state[4 * n + i] = *place(s.read_slot, n, i) * kValueScale;
     }
   }
   auto save = [&](int32_t slot) {
 #pragma unroll
     for (int n = 0; n < kDeltaDim / 8; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) *place(slot, n, i) = state.s[n][i] * (1.0f / kValueScale);
+      for (int i = 0; i < 4; ++i) *place(slot, n, i) = state[4 * n + i] * (1.0f / kValueScale);
     }
   };
 #pragma unroll 1
   for (int n = 0; n < chunks; ++n) {
     const int stage = n % kStages, first = first_token + n * kChunkTokens;
     barrier_wait(&full[stage], n / kStages & 1);
-    float out[kTokenTiles][4];
+    float out[32];
     scan_chunk(shared.stages[stage], state, out);
     store_rows(args, s, first, int64_t(head) * kDeltaDim + column, out, shared.out[warp]);
+    wgmma_wait<0>();
     const int reached = start + first + kChunkTokens;
     for (int i = 0; i < args.step.saves; ++i) {
       const StateSave wanted = args.step.save[i];
@@ -252,6 +246,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   save(s.write_slot);
 }
 
+constexpr size_t kShared = sizeof(ScanShared) + 1024;  // room to align
+
 int64_t chunk_capacity(int64_t rows, int64_t sequences) {
   return rows / kChunkTokens + 2 * sequences;
 }
@@ -260,25 +256,25 @@ int64_t chunk_capacity(int64_t rows, int64_t sequences) {
 
 size_t prefill_delta_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads) {
   return static_cast<size_t>(chunk_capacity(max_rows, kMaxDeltaSequences)) *
-         (static_cast<size_t>(num_key_heads) * 2 * kKeyTileBytes +
-          static_cast<size_t>(num_value_heads) * (2 * kValueTileBytes + sizeof(ChunkTerms)));
+         (static_cast<size_t>(num_key_heads) * 2 * kRowTiles * kTileBytes +
+          static_cast<size_t>(num_value_heads) * (kRowTiles * kTileBytes + sizeof(ChunkTerms)));
 }
 
 void prefill_delta(const PrefillDeltaArgs& args, Stream stream) {
   const int64_t chunks = chunk_capacity(args.step.rows, args.step.sequences);
   DeltaScratch scratch;
   scratch.rows = static_cast<uint8_t*>(args.scratch);
-  scratch.values = scratch.rows + chunks * args.num_key_heads * 2 * kKeyTileBytes;
-  scratch.terms = reinterpret_cast<ChunkTerms*>(scratch.values + chunks * args.num_value_heads * 2 *
-                                                                     kValueTileBytes);
+  scratch.values = scratch.rows + chunks * args.num_key_heads * 2 * kRowTiles * kTileBytes;
+  scratch.terms = reinterpret_cast<ChunkTerms*>(scratch.values + chunks * args.num_value_heads *
+                                                                     kRowTiles * kTileBytes);
   queue_delta_terms(args, scratch, unsigned(chunks), stream);
   launch("delta_scan", scan_kernel,
-         dim3(2, unsigned(args.num_value_heads), unsigned(args.step.sequences)), kThreads,
-         sizeof(ScanShared), stream, false, args, scratch);
+         dim3(2, unsigned(args.num_value_heads), unsigned(args.step.sequences)), kThreads, kShared,
+         stream, false, args, scratch);
 }
 
 void prepare_prefill_delta() {
-  allow_shared(scan_kernel, sizeof(ScanShared));
+  allow_shared(scan_kernel, kShared);
   prepare_delta_terms();
 }
 

@@ -1,8 +1,7 @@
 // What the two kernels of the chunked delta rule share: chunks of 64 tokens and their packed form.
 //
-// Everything a chunk needs lies in the order in which the scan reads it: FP16 tiles of 64 tokens
-// whose 16-byte pieces are exchanged by the low bits of the row (no bank is met twice by ldmatrix),
-// moved as one bulk copy each.
+// Everything a chunk needs lies in the order in which the scan reads it: FP16 tiles of 64 rows x 64
+// columns in wgmma's swizzle, moved as bulk copies.
 #pragma once
 
 #include "kernels/cuda/matrices.cuh"
@@ -11,33 +10,29 @@
 namespace nibble::cuda {
 
 constexpr int kChunkTokens = 64, kDeltaDim = 128;
-constexpr int kKeyTileBytes = kChunkTokens * kDeltaDim * 2;  // keys, and queries
-constexpr int kValueTileBytes = kChunkTokens * 64 * 2;  // 64 of a head's columns
+constexpr int kTileBytes = kChunkTokens * 64 * 2;  // 64 columns of 64 tokens
+constexpr int kRowTiles = 2;  // of 128 keys, queries or values
 constexpr int kTriangle = 10;  // 16 x 16 blocks on and below the diagonal
 // Values and the state are multiplied by this before they are rounded to FP16, and the output
 // divided: small ones stay above FP16's denormal range.
 constexpr float kValueScale = 16.0f;
 
-/// A lower triangular 64 x 64 matrix: blocks in rows, each as four 8 x 8 matrices in ldmatrix
-/// order.
-struct TriangleHalf {
-  __half block[kTriangle][2][2][8][8];
+/// Byte offset of the 16-byte piece of a row of 128 columns: two tiles side by side, in wgmma's
+/// 128-byte swizzle.
+__device__ __forceinline__ int tile_offset(int row, int piece) {
+  return piece / 8 * kTileBytes + row * 128 + (((piece ^ row) & 7) << 4);
+}
 
-  __device__ __forceinline__ __half& at(int i, int j) {
-    const int row = i / 16, column = j / 16;
-    return block[row * (row + 1) / 2 + column][i % 16 / 8][j % 16 / 8][i % 8][j % 8];
-  }
-};
-
-/// Scalars and small matrices of a (chunk, value head); G: running sum of g inside the chunk.
+/// Matrices and scalars of a (chunk, value head); G: running sum of g inside the chunk. The
+/// matrices are tiles (row i, column j), zero above the diagonal.
 struct ChunkTerms {
-  TriangleHalf t_beta, p;
+  uint8_t t_beta[kTileBytes], p[kTileBytes];
   float decay_k[kChunkTokens], decay_q[kChunkTokens];  // e^G; e^G / sqrt(128)
   float rest[kChunkTokens];  // e^(G_63 - G)
   float all;  // e^G_63
-  float unused[31];
+  float unused[63];
 };
-static_assert(sizeof(ChunkTerms) == 11136);
+static_assert(sizeof(ChunkTerms) == 2 * kTileBytes + 1024);
 
 /// The scratch: per (chunk, key head) keys and queries, per (chunk, value head) two value tiles and
 /// the terms.

@@ -19,13 +19,15 @@ constexpr float kQueryScale = 0.08838834764831845f;  // 1 / sqrt(128)
 struct TermsShared {
   union {
     struct {
-      uint8_t k[kKeyTileBytes], q[kKeyTileBytes];
+      uint8_t k[kRowTiles * kTileBytes], q[kRowTiles * kTileBytes];
     } tiles;
     float t[2][kChunkTokens][kChunkTokens];  // T, once the tiles have left
   };
-  ChunkTerms terms[2];
+  uint8_t t_beta[2][kTileBytes];
   float a[2][kTriangle][16][16];  // A transposed: [block][column j][row i]
-  float total[2][kChunkTokens], beta[2][kChunkTokens];  // total: restarts at token 32
+  // Running sum of g in units of log 2; then what ChunkTerms holds behind the matrices.
+  float total[2][kChunkTokens], beta[2][kChunkTokens];
+  float scalars[2][256];
 };
 
 /// A CTA's place.
@@ -34,30 +36,37 @@ struct ChunkPlace {
   int first, key_head;  // first: row of the sequence at which the chunk begins, may be negative
 };
 
-__device__ __forceinline__ float total_of(const TermsShared& shared, int head, int token) {
-  return shared.total[head][token] + (token >= 32 ? shared.total[head][31] : 0.0f);
+constexpr float kLog2E = 1.4426950408889634f;
+
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
+/// Two units in the last place each for the exponential and the reciprocal.
 __device__ __forceinline__ float silu_fast(float x) {
-  return __fdividef(x, 1.0f + __expf(-x));
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.0f + exp2_fast(-kLog2E * x)));
+  return x * y;
 }
 
-/// Thread = (value head, token): gates, and the running sum of g inside 32 tokens.
+/// Thread = (value head, token), a warp 32 tokens: gates, and the running sum of g.
 __device__ __forceinline__ void gates(const PrefillDeltaArgs& args, const ChunkPlace& place,
                                       int which, int t, TermsShared& shared) {
-  const int token = place.first + t, head = place.key_head * 2 + which, lane = t % 32;
-  float g = 0, beta = 0;
-  if (token >= 0 && token < place.s.q_len) {
-    const int64_t at = int64_t(place.s.first_row + token) * args.gate_stride + head;
-    g = -expf(args.a_log[head]) * softplus(args.a[at] + args.dt_bias[head]);
-    beta = sigmoid(args.b[at]);
-  }
+  const int head = place.key_head * 2 + which, lane = t % 32, token = place.first + t;
+  const float rate = -kLog2E * expf(args.a_log[head]), bias = args.dt_bias[head];
+  auto exists = [&](int row) { return row >= 0 && row < place.s.q_len; };
+  auto at = [&](int row) { return int64_t(place.s.first_row + row) * args.gate_stride + head; };
+  auto gate = [&](int row) { return exists(row) ? rate * softplus(args.a[at(row)] + bias) : 0.0f; };
+  float g = gate(token);
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
     const float other = __shfl_up_sync(~0u, g, offset);
     if (lane >= offset) g += other;
   }
+  if (t >= 32) g += warp_sum(gate(token - 32));
   shared.total[which][t] = g;
-  shared.beta[which][t] = beta;
+  shared.beta[which][t] = exists(token) ? sigmoid(args.b[at(token)]) : 0.0f;
 }
 
 /// Factors 1 / |row| of four rows, a lane holding four columns of each.
@@ -82,7 +91,9 @@ __device__ __forceinline__ void norm_factors(const float (&y)[4][4], float (&fac
   for (int r = 0; r < 4; ++r) factor[r] = __shfl_sync(~0u, x, 8 * r);
 }
 
-/// Warp = 32 tokens of one of q, k, v of two heads; lane = four channels.
+/// Warp = 32 tokens of one of q, k, v of two heads; lane = four channels. kFull: the chunk has all
+/// its tokens.
+template <bool kFull>
 __device__ __forceinline__ void convolve(const PrefillDeltaArgs& args, const ChunkPlace& place,
                                          const DeltaScratch& scratch, int index,
                                          TermsShared& shared) {
@@ -94,18 +105,19 @@ __device__ __forceinline__ void convolve(const PrefillDeltaArgs& args, const Chu
   const int64_t channel =
       (matrix < 2 ? matrix * keys + place.key_head * kDeltaDim : 2 * keys + head * kDeltaDim) +
       4 * lane;
-  const bf16* x = static_cast<const bf16*>(args.qkv) + s.first_row * width + channel;
-  const bf16* window = s.read_slot < 0
-                           ? nullptr
-                           : reinterpret_cast<const bf16*>(static_cast<const char*>(args.window) +
-                                                           s.read_slot * args.window_stride_bytes) +
-                                 channel;
-  auto load = [&](int token) {
+  const int begin = place.first + row0;
+  const bf16* x = static_cast<const bf16*>(args.qkv) + int64_t(s.first_row) * width + channel;
+  auto load = [&](int token) {  // any token: rows of the step, the window before them, zeros
     if (token >= 0 && token < s.q_len) return *reinterpret_cast<const uint2*>(x + token * width);
-    if (token < 0 && token >= -3 && window != nullptr) {
-      return *reinterpret_cast<const uint2*>(window + (3 + token) * width);
-    }
-    return make_uint2(0, 0);
+    if (token >= 0 || token < -3 || s.read_slot < 0) return make_uint2(0, 0);
+    return *reinterpret_cast<const uint2*>(
+        reinterpret_cast<const bf16*>(static_cast<const char*>(args.window) +
+                                      s.read_slot * args.window_stride_bytes) +
+        channel + (3 + token) * width);
+  };
+  const bf16* rows = x + begin * width;  // only for full chunks
+  auto load_row = [&](int row) {
+    return kFull ? *reinterpret_cast<const uint2*>(rows + row * width) : load(begin + row);
   };
   auto unpack = [](uint2 raw, float(&to)[4]) {
     to[0] = bf16_low(raw.x), to[1] = bf16_high(raw.x);
@@ -116,29 +128,29 @@ __device__ __forceinline__ void convolve(const PrefillDeltaArgs& args, const Chu
   for (int j = 0; j < 4; ++j) {
     taps[j] = reinterpret_cast<const float4*>(args.conv)[channel + j];
   }
-  const int begin = place.first + row0;
   float past[3][4];
 #pragma unroll
   for (int j = 0; j < 3; ++j) unpack(load(begin - 3 + j), past[j]);
   uint2 next[4];
 #pragma unroll
-  for (int r = 0; r < 4; ++r) next[r] = load(begin + r);
-  uint8_t* value_tile =
-      scratch.values +
-      ((int64_t(index) * args.num_value_heads + head) * 2 + lane / 16) * kValueTileBytes;
-#pragma unroll 1
+  for (int r = 0; r < 4; ++r) next[r] = load_row(r);
+  // Where the lane's four columns go, row by row: the swizzle has a period of eight rows.
+  uint8_t* tile = matrix == 0   ? shared.tiles.q
+                  : matrix == 1 ? shared.tiles.k
+                                : scratch.values + (int64_t(index) * args.num_value_heads + head) *
+                                                       kRowTiles * kTileBytes;
+  tile += row0 * 128 + lane % 2 * 8;
+#pragma unroll 2
   for (int block = 0; block < 8; ++block) {
     uint2 raw[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       raw[r] = next[r];
-      if (block < 7) next[r] = load(begin + block * 4 + 4 + r);
+      if (block < 7) next[r] = load_row(block * 4 + 4 + r);
     }
     float y[4][4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int token = begin + block * 4 + r;
-      const bool exists = token >= 0 && token < s.q_len;
       float now[4];
       unpack(raw[r], now);
 #pragma unroll
@@ -147,64 +159,88 @@ __device__ __forceinline__ void convolve(const PrefillDeltaArgs& args, const Chu
         sum = fmaf(past[1][j], taps[j].y, sum);
         sum = fmaf(past[2][j], taps[j].z, sum);
         sum = fmaf(now[j], taps[j].w, sum);
-        y[r][j] = exists ? silu_fast(sum) : 0.0f;
+        y[r][j] = silu_fast(sum);
         past[0][j] = past[1][j], past[1][j] = past[2][j], past[2][j] = now[j];
+      }
+      if (!kFull) {
+        const int token = begin + block * 4 + r;
+        const float exists = token >= 0 && token < s.q_len ? 1.0f : 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) y[r][j] *= exists;
       }
     }
     float factor[4] = {kValueScale, kValueScale, kValueScale, kValueScale};
     if (matrix < 2) norm_factors(y, factor);
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int row = row0 + block * 4 + r;
-      const uint2 out = make_uint2(pack_half(y[r][0] * factor[r], y[r][1] * factor[r]),
-                                   pack_half(y[r][2] * factor[r], y[r][3] * factor[r]));
-      if (matrix < 2) {
-        uint8_t* tile = matrix == 0 ? shared.tiles.q : shared.tiles.k;
-        *reinterpret_cast<uint2*>(tile + row * 256 + ((lane / 2 ^ (row & 7)) << 4) +
-                                  (lane & 1) * 8) = out;
-      } else {
-        *reinterpret_cast<uint2*>(value_tile + row * 128 + ((lane % 16 / 2 ^ (row & 7)) << 4) +
-                                  (lane & 1) * 8) = out;
-      }
+      *reinterpret_cast<uint2*>(tile + tile_offset(block * 4 + r, lane / 2)) =
+          make_uint2(pack_half(y[r][0] * factor[r], y[r][1] * factor[r]),
+                     pack_half(y[r][2] * factor[r], y[r][3] * factor[r]));
+    }
+  }
+}
+
+/// A's entries of a lane: rows g, g + 8 of the block, columns 8 n + 2 t, + 1.
+__device__ __forceinline__ void store_a(TermsShared& shared, int ib, int jb,
+                                        const float (&c)[2][4]) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, block = ib * (ib + 1) / 2 + jb;
+#pragma unroll
+  for (int head = 0; head < 2; ++head) {
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int row = g + e / 2 % 2 * 8, column = e / 4 * 8 + 2 * t + e % 2;
+      const int i = ib * 16 + row, j = jb * 16 + column;
+      const float ratio = exp2_fast(fminf(shared.total[head][i] - shared.total[head][j], 0.0f));
+      shared.a[head][block][column][row] =
+          i > j ? shared.beta[head][i] * ratio * c[e / 4][e % 4] : 0.0f;
+    }
+  }
+}
+/// P's entries of a lane, straight to the scratch.
+__device__ __forceinline__ void store_p(const TermsShared& shared, ChunkTerms* terms, int ib,
+                                        int jb, const float (&c)[2][4]) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int head = 0; head < 2; ++head) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int i = ib * 16 + g + e % 2 * 8, j = jb * 16 + e / 2 * 8 + 2 * t;
+      const float2 from = *reinterpret_cast<const float2*>(&shared.total[head][j]);
+      const float total = shared.total[head][i];
+      const float* product = &c[e / 2][e % 2 * 2];
+      const float low = i >= j ? exp2_fast(fminf(total - from.x, 0.0f)) * kQueryScale : 0.0f;
+      const float high = i > j ? exp2_fast(fminf(total - from.y, 0.0f)) * kQueryScale : 0.0f;
+      *reinterpret_cast<uint32_t*>(terms[head].p + tile_offset(i, j / 8) + 4 * t) =
+          pack_half(low * product[0], high * product[1]);
     }
   }
 }
 
 /// Warp = (A or P, 16 rows): products of rows, then both heads' entries.
-__device__ __forceinline__ void multiply_rows(TermsShared& shared) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+__device__ __forceinline__ void multiply_rows(TermsShared& shared, ChunkTerms* terms) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool is_p = warp >= 4;
-  const int ib = warp % 4;
+  const int ib = is_p ? warp % 4 : 3 - warp;  // long and short ones on every scheduler
   const uint32_t a_at = shared_address(is_p ? shared.tiles.q : shared.tiles.k);
   const uint32_t b_at = shared_address(shared.tiles.k);
-  for (int jb = 0; jb <= ib; ++jb) {
+#pragma unroll 1
+  for (int jb = 0; jb < 4; ++jb) {
     float c[2][4] = {};
-#pragma unroll
-    for (int k = 0; k < kDeltaDim / 16; ++k) {
+    if (jb <= ib) {
       const int row = ib * 16 + lane % 16, column = jb * 16 + lane % 8 + lane / 16 * 8;
-      uint32_t a[4], b[4];
-      load_matrices(a_at + row * 256 + (((2 * k + lane / 16) ^ (row & 7)) << 4), a);
-      load_matrices(b_at + column * 256 + (((2 * k + lane / 8 % 2) ^ (column & 7)) << 4), b);
-      mma_half(c[0], a, b[0], b[1]);
-      mma_half(c[1], a, b[2], b[3]);
-    }
-    const int block = ib * (ib + 1) / 2 + jb;
 #pragma unroll
-    for (int e = 0; e < 8; ++e) {
-      const int row = g + e / 2 % 2 * 8, column = e / 4 * 8 + 2 * t + e % 2;
-      const int i = ib * 16 + row, j = jb * 16 + column;
-#pragma unroll
-      for (int head = 0; head < 2; ++head) {
-        const float product = c[e / 4][e % 4];
-        const float ratio =
-            i >= j ? __expf(total_of(shared, head, i) - total_of(shared, head, j)) : 0.0f;
-        if (is_p) {
-          shared.terms[head].p.at(i, j) = __float2half(ratio * product * kQueryScale);
-        } else {
-          shared.a[head][block][column][row] =
-              i > j ? shared.beta[head][i] * ratio * product : 0.0f;
-        }
+      for (int k = 0; k < kDeltaDim / 16; ++k) {
+        uint32_t a[4], b[4];
+        load_matrices(a_at + tile_offset(row, 2 * k + lane / 16), a);
+        load_matrices(b_at + tile_offset(column, 2 * k + lane / 8 % 2), b);
+        mma_half(c[0], a, b[0], b[1]);
+        mma_half(c[1], a, b[2], b[3]);
       }
+    }
+    if (is_p) {
+      store_p(shared, terms, ib, jb, c);
+    } else if (jb <= ib) {
+      store_a(shared, ib, jb, c);
     }
   }
 }
@@ -213,6 +249,11 @@ __device__ __forceinline__ void multiply_rows(TermsShared& shared) {
 __device__ __forceinline__ void substitute(int head, int column, TermsShared& shared) {
   const float beta = shared.beta[head][column];
   const int from = column / 32 * 2;  // the warp's first block
+  auto store = [&](int row, float x) {
+    *reinterpret_cast<__half*>(shared.t_beta[head] + tile_offset(row, column / 8) +
+                               column % 8 * 2) = __float2half(x);
+  };
+  for (int row = 0; row < from * 16; ++row) store(row, 0.0f);
 #pragma unroll 1
   for (int ib = from; ib < 4; ++ib) {
     float x[16];
@@ -243,29 +284,27 @@ __device__ __forceinline__ void substitute(int head, int column, TermsShared& sh
 #pragma unroll
     for (int r = 0; r < 16; ++r) {
       shared.t[head][ib * 16 + r][column] = x[r];
-      if (ib >= column / 16) {
-        shared.terms[head].t_beta.at(ib * 16 + r, column) = __float2half(x[r] * beta);
-      }
+      store(ib * 16 + r, x[r] * beta);
     }
   }
 }
 
 /// Thread = (value head, token).
 __device__ __forceinline__ void decays(int head, int token, TermsShared& shared) {
-  ChunkTerms& terms = shared.terms[head];
-  const float total = total_of(shared, head, token), last = total_of(shared, head, 63);
-  terms.decay_k[token] = expf(total);
-  terms.decay_q[token] = expf(total) * kQueryScale;
-  terms.rest[token] = expf(last - total);
-  if (token == 0) terms.all = expf(last);
+  float* scalars = shared.scalars[head];
+  const float total = shared.total[head][token], last = shared.total[head][63];
+  scalars[token] = exp2f(total);
+  scalars[64 + token] = exp2f(total) * kQueryScale;
+  scalars[128 + token] = exp2f(last - total);
+  if (token == 0) scalars[192] = exp2f(last);
 }
 
-/// grid = (chunks, key heads).
+/// grid = (key heads, chunks): CTAs that run together read whole rows.
 __global__ void __launch_bounds__(kThreads, 3)
     terms_kernel(PrefillDeltaArgs args, DeltaScratch scratch) {
   extern __shared__ __align__(128) uint8_t raw[];
   TermsShared& shared = *reinterpret_cast<TermsShared*>(raw);
-  const int index = blockIdx.x, me = threadIdx.x;
+  const int index = blockIdx.y, me = threadIdx.x;
   int sequence = 0;
   while (sequence + 1 < args.step.sequences &&
          first_chunk(args.step.sequence[sequence + 1], sequence + 1) <= index) {
@@ -273,18 +312,23 @@ __global__ void __launch_bounds__(kThreads, 3)
   }
   const Sequence s = args.step.sequence[sequence];
   const ChunkPlace place{s, first_place(s) + (index - first_chunk(s, sequence)) * kChunkTokens,
-                         int(blockIdx.y)};
+                         int(blockIdx.x)};
   if (place.first >= s.q_len) return;
   if (me >= 128) gates(args, place, (me - 128) / 64, me % 64, shared);
-  convolve(args, place, scratch, index, shared);
+  if (place.first >= 0 && place.first + kChunkTokens <= s.q_len) {
+    convolve<true>(args, place, scratch, index, shared);
+  } else {
+    convolve<false>(args, place, scratch, index, shared);
+  }
   async_fence();
   __syncthreads();
   if (me == 0) {
-    bulk_store(
-        scratch.rows + (int64_t(index) * args.num_key_heads + place.key_head) * 2 * kKeyTileBytes,
-        &shared.tiles, 2 * kKeyTileBytes);
+    bulk_store(scratch.rows + (int64_t(index) * args.num_key_heads + place.key_head) * 2 *
+                                  kRowTiles * kTileBytes,
+               &shared.tiles, 2 * kRowTiles * kTileBytes);
   }
-  multiply_rows(shared);
+  ChunkTerms* terms = scratch.terms + int64_t(index) * args.num_value_heads + place.key_head * 2;
+  multiply_rows(shared, terms);
   if (me == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
   __syncthreads();  // the tiles have been read: T may take their place
   if (me < 128) {
@@ -295,8 +339,10 @@ __global__ void __launch_bounds__(kThreads, 3)
   async_fence();
   __syncthreads();
   if (me == 0) {
-    bulk_store(scratch.terms + int64_t(index) * args.num_value_heads + place.key_head * 2,
-               shared.terms, 2 * int(sizeof(ChunkTerms)));
+    for (int head = 0; head < 2; ++head) {
+      bulk_store(terms[head].t_beta, shared.t_beta[head], kTileBytes);
+      bulk_store(terms[head].decay_k, shared.scalars[head], int(sizeof(shared.scalars[head])));
+    }
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   }
 }
@@ -305,7 +351,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 
 void queue_delta_terms(const PrefillDeltaArgs& args, const DeltaScratch& scratch, unsigned chunks,
                        Stream stream) {
-  launch("delta_terms", terms_kernel, dim3(chunks, unsigned(args.num_key_heads)), kThreads,
+  launch("delta_terms", terms_kernel, dim3(unsigned(args.num_key_heads), chunks), kThreads,
          sizeof(TermsShared), stream, false, args, scratch);
 }
 void prepare_delta_terms() {
