@@ -8,6 +8,7 @@
 #include "kernels/cuda/wgmma_attention.cuh"
 
 namespace nibble::cuda {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 /// d (+)= A B^T, B: 64 rows, k along a row.
 template <bool kAccumulate>
@@ -48,5 +49,17 @@ __device__ __forceinline__ void wgmma_columns(float (&d)[64], const uint32_t (&a
         "+f"(d[63])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1));
 }
+
+#else  // other architectures: compiled, never launched
+
+template <bool kAccumulate>
+__device__ __forceinline__ void wgmma_rows(float (&)[32], const uint32_t (&)[4], uint64_t) {
+  __trap();
+}
+__device__ __forceinline__ void wgmma_columns(float (&)[64], const uint32_t (&)[4], uint64_t) {
+  __trap();
+}
+
+#endif
 
 }  // namespace nibble::cuda
