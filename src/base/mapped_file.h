@@ -1,7 +1,7 @@
 // A file mapped read-only. The pages are shared with the page cache and do not count as our memory.
 //
-// Move-only; safe to read from any thread. A file that shrinks while mapped raises SIGBUS: weight
-// files must not be edited while in use.
+// Move-only; safe to read from any thread. A file that shrinks while mapped, or that its disk
+// cannot deliver, raises SIGBUS: install_mapped_file_guard makes an error message of that.
 #pragma once
 
 #include "base/result.h"
@@ -33,5 +33,9 @@ class MappedFile {
 
   std::span<const std::byte> bytes_;
 };
+
+/// Reading a mapped page that the file no longer has ends the program: from now on with a message
+/// that names the file, and with `exit_status`. Call once; other causes of SIGBUS are not touched.
+void install_mapped_file_guard(int exit_status);
 
 }  // namespace nibble

@@ -6,6 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -45,6 +48,22 @@ TEST(MappedFile, EmptyMissingAndFolder) {
   EXPECT_TRUE(empty.value().bytes().empty());
   EXPECT_EQ(MappedFile::open(folder.file("none")).error().code, ErrorCode::not_found);
   EXPECT_FALSE(MappedFile::open(folder.path()).ok());
+}
+
+// A death test: the guard ends the process.
+TEST(MappedFileDeathTest, AFileThatShrinksIsNamed) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const TempFolder folder;
+  const std::string path = folder.file("weights");
+  ASSERT_TRUE(write_file_atomic(path, std::string(100'000, 'x')).ok());
+  const auto read_after_shrinking = [&] {
+    install_mapped_file_guard(7);
+    const MappedFile file = MappedFile::open(path).value();
+    std::filesystem::resize_file(path, 1000);
+    const volatile std::byte last = file.bytes()[99'999];
+    std::exit(static_cast<int>(last));
+  };
+  EXPECT_EXIT(read_after_shrinking(), testing::ExitedWithCode(7), "weights: cannot be read");
 }
 
 }  // namespace

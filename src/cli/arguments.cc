@@ -182,6 +182,9 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
       ->check(CLI::PositiveNumber);
   flags.option("--calib-tokens", options.calib_tokens,
                "Calibration token ids (JSON), instead of text");
+  flags.option("--stats", options.stats,
+               "Take the calibration's statistics from this file, or save them there if there is "
+               "none");
   app.add_flag("--force-all-experts", options.force_all_experts,
                "Take the experts' input maxima as if every token went to every expert (slow)");
   flags.option("--amax", options.amax, "Calibrated maxima (.tsv), instead of a calibration run");

@@ -67,6 +67,7 @@ struct QuantizeOptions {
   int calib_samples = 128;
   int calib_length = 512;
   bool force_all_experts = false;
+  std::string stats;  // statistics are saved here, or taken from here
   int threads = 0;
   bool overwrite = false;
 };

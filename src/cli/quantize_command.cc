@@ -14,6 +14,7 @@
 #include "quantize/calibration.h"
 #include "quantize/exporter.h"
 #include "quantize/quality_report.h"
+#include "quantize/statistics_file.h"
 
 #include <fmt/format.h>
 
@@ -98,8 +99,11 @@ class QuantizeRun {
     }
     NIBBLE_ASSIGN_OR_RETURN(compute_,
                             make_compute_device("cpu", options_.arithmetic, options_.threads));
-    NIBBLE_ASSIGN_OR_RETURN(const std::string job,
-                            quantize::describe_job(*checkpoint_, job_, calibration_.digest));
+    // Work begun without --stats has not kept what the file needs.
+    NIBBLE_ASSIGN_OR_RETURN(
+        const std::string job,
+        quantize::describe_job(*checkpoint_, job_,
+                               calibration_.digest + (options_.stats.empty() ? "" : " kept")));
     NIBBLE_ASSIGN_OR_RETURN(OutputFolder folder,
                             OutputFolder::open(options_.destination, job, existing));
     folder_ = std::make_unique<OutputFolder>(std::move(folder));
@@ -120,8 +124,9 @@ class QuantizeRun {
   Result<void> prepare_calibration() {
     job_.calibration = calibration_.summary;
     fmt::print("calibration  {}\n", calibration_.summary.data);
+    if (!options_.stats.empty()) NIBBLE_RETURN_IF_ERROR(prepare_statistics_file());
     std::fflush(stdout);
-    if (calibration_.sequences.empty()) return {};
+    if (calibration_.sequences.empty() || statistics_file_) return {};
     quantize::CalibrationRequest request;
     request.sequences = calibration_.sequences;
     request.gathered.moments = needs_.moments;
@@ -132,7 +137,36 @@ class QuantizeRun {
                                                 [this](int64_t done, int64_t total) {
                                                   return show_sequences(done, total);
                                                 }));
-    job_.statistics = [this](int layer) { return calibrator_->layer(layer); };
+    job_.statistics = [this](int layer) { return gather(layer); };
+    return {};
+  }
+
+  Result<quantize::LayerStatistics> gather(int layer) {
+    NIBBLE_ASSIGN_OR_RETURN(quantize::LayerStatistics statistics, calibrator_->layer(layer));
+    if (recorder_) NIBBLE_RETURN_IF_ERROR(recorder_->add(layer, statistics));
+    return statistics;
+  }
+
+  Result<void> prepare_statistics_file() {
+    if (calibration_.sequences.empty()) {
+      return Error{ErrorCode::invalid_argument,
+                   "--stats: no calibration is run for this recipe, or its maxima are given"};
+    }
+    quantize::StatisticsIdentity identity;
+    NIBBLE_ASSIGN_OR_RETURN(identity.source,
+                            quantize::source_digest(*checkpoint_, options_.source));
+    identity.calibration = calibration_.digest;
+    if (!file_exists(options_.stats)) {
+      recorder_.emplace(options_.stats, folder_->note(""), identity, calibration_.summary,
+                        static_cast<int>(source_->config().num_hidden_layers));
+      return {};
+    }
+    NIBBLE_ASSIGN_OR_RETURN(
+        quantize::StatisticsFile file,
+        quantize::StatisticsFile::open(options_.stats, identity, needs_.moments));
+    statistics_file_.emplace(std::move(file));
+    job_.statistics = [this](int layer) { return statistics_file_->layer(layer); };
+    fmt::print("             its statistics are taken from {}\n", options_.stats);
     return {};
   }
 
@@ -217,6 +251,8 @@ class QuantizeRun {
   std::unique_ptr<OutputFolder> folder_;
   quantize::StatisticsNeeds needs_;
   std::unique_ptr<quantize::Calibrator> calibrator_;
+  std::optional<quantize::StatisticsFile> statistics_file_;
+  std::optional<quantize::StatisticsRecorder> recorder_;
   Progress bar_{"quantizing"};
   ExportPosition shown_{ExportPhase::publishing, -2, 0, 0};  // no phase that is ever entered
   quantize::ExportReport report_;

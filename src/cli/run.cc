@@ -1,3 +1,4 @@
+#include "base/mapped_file.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
@@ -59,6 +60,7 @@ int run(int argc, char** argv) {
     return exit->code;
   }
   install_interrupt_handlers();
+  install_mapped_file_guard(kExitFailure);
   try {
     return std::visit([](const auto& options) { return dispatch(options); },
                       std::get<Command>(parsed));

@@ -1,7 +1,6 @@
 #include "quantize/moments.h"
 
 #include "base/check.h"
-#include "formats/safetensors_writer.h"
 
 #include <fmt/format.h>
 
@@ -102,50 +101,53 @@ std::vector<float> LayerMoments::mean(Member member, int64_t expert) const {
   return out;
 }
 
-Result<void> LayerMoments::write(const std::string& path) const {
-  std::vector<formats::TensorSpec> specs;
+std::vector<formats::TensorSpec> LayerMoments::specs(const std::string& prefix) const {
+  std::vector<formats::TensorSpec> out;
   for_each_moment(*this, [&](const std::string& name, const BlockMoments& moments) {
     if (moments.columns() == 0) return;
-    specs.push_back({name, DType::f32, Shape{moments.columns() / kBlock, kBlock, kBlock}});
-    specs.push_back({name + ".weight", DType::f32, Shape{}});
+    out.push_back({prefix + name, DType::f32, Shape{moments.columns() / kBlock, kBlock, kBlock}});
+    out.push_back({prefix + name + ".weight", DType::f64, Shape{}});
   });
-  NIBBLE_ASSIGN_OR_RETURN(auto writer, formats::SafetensorsWriter::create(path, specs));
+  return out;
+}
+
+Result<void> LayerMoments::append(formats::SafetensorsWriter& writer,
+                                  const std::string& prefix) const {
   Result<void> result;
   for_each_moment(*this, [&](const std::string& name, const BlockMoments& moments) {
     if (moments.columns() == 0 || !result.ok()) return;
-    result = writer.append(name, std::as_bytes(std::span(moments.sums())));
-    const auto weight = static_cast<float>(moments.weight());
-    if (result.ok()) result = writer.append(name + ".weight", std::as_bytes(std::span(&weight, 1)));
+    result = writer.append(prefix + name, std::as_bytes(std::span(moments.sums())));
+    const double weight = moments.weight();
+    if (!result.ok()) return;
+    result = writer.append(prefix + name + ".weight", std::as_bytes(std::span(&weight, 1)));
   });
-  NIBBLE_RETURN_IF_ERROR(result);
-  return writer.finish();
+  return result;
 }
 
-Result<LayerMoments> LayerMoments::read(const std::string& path) {
-  NIBBLE_ASSIGN_OR_RETURN(const auto file, formats::SafetensorsReader::open(path));
+Result<LayerMoments> LayerMoments::read(const formats::SafetensorsReader& file,
+                                        const std::string& prefix) {
   LayerMoments out;
-  while (file.find(fmt::format("expert_in.{}", out.expert_in.size())) != nullptr) {
+  while (file.find(fmt::format("{}expert_in.{}", prefix, out.expert_in.size())) != nullptr) {
     out.expert_in.emplace_back();
     out.expert_down.emplace_back();
   }
   std::string missing;
   for_each_moment(out, [&](const std::string& name, BlockMoments& moments) {
-    const formats::TensorInfo* sums = file.find(name);
-    const formats::TensorInfo* weight = file.find(name + ".weight");
+    const formats::TensorInfo* sums = file.find(prefix + name);
+    const formats::TensorInfo* weight = file.find(prefix + name + ".weight");
     if (sums == nullptr) return;
-    if (weight == nullptr || sums->dtype != DType::f32) {
-      missing = name;
+    if (weight == nullptr || weight->dtype != DType::f64 || sums->dtype != DType::f32 ||
+        sums->shape.elements() % kBlockSize != 0) {
+      missing = prefix + name;
       return;
     }
     moments = BlockMoments(sums->shape.elements() / kBlock);
     const ConstTensorView view = file.view(*sums);
     std::memcpy(moments.sums_.data(), view.data(), view.bytes());
-    float total = 0;
-    std::memcpy(&total, file.view(*weight).data(), sizeof total);
-    moments.weight_ = total;
+    std::memcpy(&moments.weight_, file.view(*weight).data(), sizeof moments.weight_);
   });
-  if (!missing.empty()) return Error{ErrorCode::corrupt, path + ": " + missing + " is incomplete"};
-  return out;
+  if (missing.empty()) return out;
+  return Error{ErrorCode::corrupt, file.path() + ": " + missing + " is incomplete"};
 }
 
 }  // namespace nibble::quantize

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "formats/safetensors_reader.h"
+#include "formats/safetensors_writer.h"
 #include "model/tensor_rules.h"
 
 #include <cstdint>
@@ -52,8 +53,12 @@ struct LayerMoments {
   /// routed expert and damped by 1 % of each block's mean diagonal. Empty when nothing was seen.
   std::vector<float> mean(model::Member member, int64_t expert) const;
 
-  Result<void> write(const std::string& path) const;
-  static Result<LayerMoments> read(const std::string& path);
+  /// As tensors of a file, their names beginning with `prefix`: what to declare, what to append,
+  /// and back again with the same bits (corrupt when one is incomplete; empty when there are none).
+  std::vector<formats::TensorSpec> specs(const std::string& prefix) const;
+  Result<void> append(formats::SafetensorsWriter& writer, const std::string& prefix) const;
+  static Result<LayerMoments> read(const formats::SafetensorsReader& file,
+                                   const std::string& prefix);
 };
 
 }  // namespace nibble::quantize
