@@ -187,9 +187,14 @@ class QuantizeRun {
   void start_phase(const ExportPosition& position) {
     shown_ = position;
     const std::string name = phase_name(position.phase);
-    bar_.start(position.layer < 0 ? name
-                                  : fmt::format("layer {}/{} {}", position.layer + 1,
-                                                source_->config().num_hidden_layers, name));
+    const bool is_head = position.layer < 0 && (position.phase == ExportPhase::calibrating ||
+                                                position.phase == ExportPhase::quantizing);
+    if (position.layer >= 0) {
+      bar_.start(fmt::format("layer {}/{} {}", position.layer + 1,
+                             source_->config().num_hidden_layers, name));
+    } else {
+      bar_.start(is_head ? "head " + name : name);
+    }
   }
 
   Result<void> write() {
