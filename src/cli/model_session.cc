@@ -31,6 +31,11 @@ int32_t wish_or(int64_t wish, int32_t fallback) {
   return wish > 0 ? static_cast<int32_t>(std::min<int64_t>(wish, INT32_MAX)) : fallback;
 }
 
+Error unknown_device(const std::string& device) {
+  return {ErrorCode::invalid_argument,
+          fmt::format("--device: found '{}', expected auto, cpu or cuda:N", device)};
+}
+
 // "cuda" and "cuda:0" mean the first GPU.
 Result<int> cuda_ordinal(const std::string& device) {
   const std::string number = device == "cuda" ? "0" : device.substr(device.find(':') + 1);
@@ -38,8 +43,7 @@ Result<int> cuda_ordinal(const std::string& device) {
   const auto [end, failure] =
       std::from_chars(number.data(), number.data() + number.size(), ordinal);
   if (failure != std::errc() || end != number.data() + number.size() || ordinal < 0) {
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("--device: found '{}', expected auto, cpu or cuda:N", device)};
+    return unknown_device(device);
   }
   return ordinal;
 }
@@ -78,6 +82,7 @@ Result<std::optional<int>> chosen_gpu(const std::string& device, const std::stri
     NIBBLE_ASSIGN_OR_RETURN(const int ordinal, cuda_ordinal(device));
     return std::optional<int>(ordinal);
   }
+  if (device != "auto" && device != "cpu") return unknown_device(device);
   const bool found = device == "auto" && arithmetic != "f32" && device::cuda_device_info(0).ok();
   return found ? std::optional<int>(0) : std::nullopt;
 }
