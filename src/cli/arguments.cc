@@ -203,7 +203,8 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
          "heldout_generated.txt")
       ->type_name("[FILE]")
       ->expected(0, 1)
-      ->default_str(kDefaultReportText);
+      ->default_str(kDefaultReportText)
+      ->excludes(verify);
   flags.choice("--arithmetic", options.arithmetic, {"f32", "exact"},
                "Arithmetic of the calibration run");
   flags

@@ -173,7 +173,7 @@ Result<void> KldComparison::compute() {
 void KldComparison::add_probes(const KldModel& base, std::vector<eval::NoiseProbe>& probes) {
   if (options_.noise_tokens == 0) return;
   probes.push_back({"token by token", base, true});
-  if (!compute_.device->shares_host_memory()) return;
+  if (!options_.noise_at_other_level || !compute_.device->shares_host_memory()) return;
   const char* forced = std::getenv("NIBBLE_FORCE_ISA");
   const auto level = select_isa_level(forced == nullptr ? "" : forced);
   const auto other = level.ok() ? other_isa_level(level.value()) : std::nullopt;

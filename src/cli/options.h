@@ -102,6 +102,7 @@ struct KldOptions {
   bool layers = true;  // hidden states and chosen experts, layer by layer
   // Rows of the noise floor's runs; 0: none. Few positions make most of it, so it takes many.
   int64_t noise_tokens = 65536;
+  bool noise_at_other_level = true;  // on the CPU; costs a second copy of the head
   std::string hidden_memory = "1GiB";
   std::string html;
 };

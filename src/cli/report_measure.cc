@@ -77,7 +77,9 @@ Result<KldOptions> choose_report(const QuantizeOptions& options, const Calibrati
   out.eval.mode = has_documents ? "documents" : "llama";
   out.base = options.source;
   out.layers = false;
-  out.hidden_memory = "256MiB";  // with one BF16 layer of a 35B model, below 4 GiB in all
+  // With one BF16 layer or two BF16 heads of a 35B model: below 4 GiB in all.
+  out.hidden_memory = "256MiB";
+  out.noise_at_other_level = false;
   out.model.device = "cpu";
   out.model.threads = options.threads;
   NIBBLE_ASSIGN_OR_RETURN(const auto tokenizer, tokenizer::Tokenizer::load(options.source));
