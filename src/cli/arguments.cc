@@ -192,8 +192,10 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
       "--compat", options.compat,
       {"modelopt-0.44-cuda", "modelopt-0.44-cpu", "modelopt-0.47-cuda", "modelopt-0.47-cpu"},
       "Write exactly what this ModelOpt writes, bytes and configuration");
-  flags.choice("--scales", options.scales, {"auto", "max", "mse", "four-over-six", "hessian"},
-               "How NVFP4 block scales are chosen; auto: as the recipe has it");
+  flags.choice(
+      "--scales", options.scales, {"auto", "max", "mse", "four-over-six", "hessian", "gptq"},
+      "How NVFP4 scales and codes are chosen; auto: as ModelOpt does with --compat, else gptq "
+      "(with --stats hessian, with --amax mse)");
   flags.option("--rules", options.rules,
                "Formats by module name: lines \"PATTERN bf16|fp8|nvfp4|nvfp4-weight-only\"");
   app.add_option(

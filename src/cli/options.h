@@ -58,7 +58,7 @@ struct QuantizeOptions {
   std::string calib_tokens;  // token ids
   std::string amax;  // calibrated maxima instead of a calibration run
   std::string compat;  // modelopt-{0.44,0.47}-{cuda,cpu}
-  std::string scales = "auto";  // auto: the recipe's own; max, mse, four-over-six, hessian
+  std::string scales = "auto";  // auto, max, mse, four-over-six, hessian, gptq
   std::string rules;  // file of format rules
   std::string report;  // text to measure the result on; kDefaultReportText; empty: do not
   std::string verify;  // a quantized directory to check instead of making one

@@ -72,7 +72,7 @@ class QuantizeRun {
     job_.producer = std::string("nibble ") + NIBBLE_VERSION;
     NIBBLE_ASSIGN_OR_RETURN(job_.recipe, quantize::Recipe::find(options_.recipe));
     NIBBLE_ASSIGN_OR_RETURN(job_.compat, quantize::Compat::parse(options_.compat));
-    job_.scales = formats::parse_scale_method(options_.scales).value_or(job_.recipe.scales);
+    job_.scales = formats::parse_scale_method(options_.scales).value_or(default_scales());
     NIBBLE_RETURN_IF_ERROR(quantize::check_compat(job_.recipe, job_.compat, job_.scales));
     if (!options_.rules.empty()) {
       if (!options_.compat.empty()) {
@@ -93,9 +93,15 @@ class QuantizeRun {
     if (!options_.report.empty()) {
       NIBBLE_ASSIGN_OR_RETURN(report_text_, choose_report(options_, calibration_));
     }
-    if (needs_.moments && calibration_.sequences.empty()) {
+    if ((needs_.moments || needs_.inputs) && calibration_.sequences.empty()) {
       return Error{ErrorCode::invalid_argument,
-                   "--scales hessian: needs a calibration run, not --amax"};
+                   fmt::format("--scales {}: needs a calibration run, not --amax",
+                               formats::scale_method_name(job_.scales))};
+    }
+    if (needs_.inputs && !options_.stats.empty()) {
+      return Error{ErrorCode::invalid_argument,
+                   "--scales gptq: needs whole input rows, which --stats does not keep; choose "
+                   "another search or leave it out"};
     }
     NIBBLE_ASSIGN_OR_RETURN(compute_,
                             make_compute_device("cpu", options_.arithmetic, options_.threads));
@@ -108,6 +114,15 @@ class QuantizeRun {
                             OutputFolder::open(options_.destination, job, existing));
     folder_ = std::make_unique<OutputFolder>(std::move(folder));
     return {};
+  }
+
+  // A recipe that names a search keeps it; else the best method that the data allow
+  // (docs/quality.md).
+  formats::ScaleMethod default_scales() const {
+    const bool is_ours = job_.compat.version == quantize::Compat::Version::none;
+    if (!is_ours || job_.recipe.scales != formats::ScaleMethod::max) return job_.recipe.scales;
+    if (!options_.amax.empty()) return formats::ScaleMethod::mse;
+    return options_.stats.empty() ? formats::ScaleMethod::gptq : formats::ScaleMethod::hessian;
   }
 
   Result<void> check_folders(Existing existing) const {
@@ -130,6 +145,8 @@ class QuantizeRun {
     quantize::CalibrationRequest request;
     request.sequences = calibration_.sequences;
     request.gathered.moments = needs_.moments;
+    request.gathered.inputs = needs_.inputs;
+    request.gathered.noise = needs_.inputs;
     request.force_all_experts = options_.force_all_experts;
     request.scratch = folder_->note("");
     NIBBLE_ASSIGN_OR_RETURN(

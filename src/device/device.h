@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "base/thread_pool.h"
+#include "device/input_moments.h"
 #include "device/layer_cache.h"
 #include "device/sample_plan.h"
 #include "device/step_plan.h"
@@ -137,6 +138,19 @@ class Device {
   /// NVFP4 codes [N][K/2] for given block scales.
   virtual void encode_nvfp4(ConstTensorView matrix, float tensor_scale, const uint8_t* block_scales,
                             uint8_t* codes);
+  /// sums += sum of weights[i] rows[i] rows[i]^T; rows [n][K] f32.
+  void add_moments(std::span<const float> rows, std::span<const float> weights, InputMoments* sums);
+  /// `mean` (its weight is not looked at; trace above 0) with `damping` times the mean of its
+  /// diagonal added to the diagonal.
+  FactoredMoments factor_moments(const InputMoments& mean, double damping);
+  /// Codes [N][K/2] and block scales [N][K/16] by rounding with error feedback: small weighted
+  /// error of each row's products with the inputs, by spec nvfp4.md 4.7 and sweeps of ours.
+  void round_nvfp4(ConstTensorView matrix, float tensor_scale, const FactoredMoments& moments,
+                   uint8_t* codes, uint8_t* block_scales);
+  /// The steps of these three (formats/nvfp4_feedback.h), with the bits of their plain form; any
+  /// thread.
+  virtual void add_tile_products(const float* a, const float* b, int64_t count, float* sums) const;
+  virtual formats::RoundedBlock round_block(const formats::BlockTarget& target) const;
   /// FP8 with one scale per tensor (formats/fp8.h): codes [N][K].
   virtual void quantize_fp8(ConstTensorView matrix, float weight_scale,
                             formats::ScalarDivision division, uint8_t* codes);

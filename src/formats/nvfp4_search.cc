@@ -18,11 +18,12 @@ constexpr uint8_t kOne = 0x38;  // scale of an all-zero block
 constexpr float kNorm = 448;
 constexpr float kFourOverSixNorm = 256;
 
-constexpr std::array<std::pair<ScaleMethod, const char*>, 4> kNames = {
+constexpr std::array<std::pair<ScaleMethod, const char*>, 5> kNames = {
     {{ScaleMethod::max, "max"},
      {ScaleMethod::mse, "mse"},
      {ScaleMethod::four_over_six, "four-over-six"},
-     {ScaleMethod::hessian, "hessian"}}};
+     {ScaleMethod::hessian, "hessian"},
+     {ScaleMethod::gptq, "gptq"}}};
 
 // Rounds a magnitude to the E2M1 grid, ties to even codes, saturating: adding 1.5 * 2^(22+n) leaves
 // no bits below the grid's step there.

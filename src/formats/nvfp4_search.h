@@ -16,7 +16,7 @@
 
 namespace nibble::formats {
 
-/// "max", "mse", "four-over-six", "hessian".
+/// "max", "mse", "four-over-six", "hessian", "gptq".
 const char* scale_method_name(ScaleMethod method);
 std::optional<ScaleMethod> parse_scale_method(std::string_view name);
 

@@ -1,5 +1,6 @@
 #include "quantize/calibration.h"
 
+#include "base/rng.h"
 #include "model/loaded_model.h"
 #include "model/qwen3_5_moe/decoder.h"
 #include "quantize/input_observer.h"
@@ -66,6 +67,20 @@ Result<void> check_tokens(const formats::ModelConfig& config,
   return {};
 }
 
+// Random ids in sequences of the same lengths.
+std::vector<std::vector<int32_t>> noise_like(const std::vector<std::vector<int32_t>>& sequences,
+                                             int64_t vocab_size) {
+  std::vector<std::vector<int32_t>> out;
+  Rng rng(1);
+  for (const auto& sequence : sequences) {
+    auto& noise = out.emplace_back();
+    for (size_t i = 0; i < sequence.size(); ++i) {
+      noise.push_back(static_cast<int32_t>(rng.below(static_cast<uint64_t>(vocab_size))));
+    }
+  }
+  return out;
+}
+
 std::span<const std::byte> bytes_of(ConstTensorView view) {
   return {view.data(), view.bytes()};
 }
@@ -86,6 +101,11 @@ class Calibrator::Run {
   Result<void> prepare() {
     const formats::ModelConfig& config = source_.config();
     NIBBLE_RETURN_IF_ERROR(check_tokens(config, request_.sequences));
+    first_noise_ = static_cast<int64_t>(request_.sequences.size());
+    if (request_.gathered.noise) {
+      const auto noise = noise_like(request_.sequences, config.vocab_size);
+      request_.sequences.insert(request_.sequences.end(), noise.begin(), noise.end());
+    }
     int64_t longest = 0;
     for (const auto& sequence : request_.sequences) {
       tokens_ += static_cast<int64_t>(sequence.size());
@@ -124,13 +144,15 @@ class Calibrator::Run {
     return {};
   }
 
-  // Calls body(sequence, its hidden rows, number of its first row) for every sequence.
+  // Calls body(sequence, its hidden rows, number of its first row) for every sequence; tells the
+  // observer when noise begins.
   template <typename Body>
   Result<void> for_sequences(const Body& body) {
     int64_t first = 0;
     const auto total = static_cast<int64_t>(request_.sequences.size());
     for (int64_t i = 0; i < total; ++i) {
       if (!progress_(i, total)) return Error{ErrorCode::cancelled, "calibration was interrupted"};
+      if (i == first_noise_) observer_.start_noise();
       const SequenceRun run(request_.sequences[static_cast<size_t>(i)]);
       const TensorView hidden = hidden_.view().slice_rows(0, run.step.q_len);
       NIBBLE_RETURN_IF_ERROR(body(run, hidden, first));
@@ -174,7 +196,7 @@ class Calibrator::Run {
     NIBBLE_RETURN_IF_ERROR(in_.read(first, {hidden.data(), hidden.bytes()}));
     decoder_.layer(run.plan(caches_.pages(), &observer_), weights, caches_.cache(), hidden);
     device_.synchronize();
-    if (request_.force_all_experts) force_experts(weights.moe);
+    if (request_.force_all_experts && !observer_.sees_noise()) force_experts(weights.moe);
     return written.write(first, bytes_of(hidden));
   }
 
@@ -213,7 +235,7 @@ class Calibrator::Run {
 
   device::Device& device_;
   model::CheckpointSource& source_;
-  const CalibrationRequest request_;
+  CalibrationRequest request_;
   const CalibrationProgress progress_;
   model::Decoder decoder_;
   InputObserver observer_;
@@ -221,6 +243,7 @@ class Calibrator::Run {
   Tensor hidden_;  // of one sequence
   RowFile in_;  // input of the next layer
   int64_t tokens_ = 0;
+  int64_t first_noise_ = 0;  // sequence; behind the last one without noise
   int next_ = -1;  // layer whose input `in_` is; -1 before the first call
 };
 

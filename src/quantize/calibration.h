@@ -18,10 +18,13 @@
 
 namespace nibble::quantize {
 
-/// What is gathered beside the maxima.
+/// What is gathered beside the maxima. noise: behind the sequences as many again of the same
+/// lengths and random ids, which count for the inputs only: they say what the layer does with text
+/// unlike the calibration's.
 struct Gathered {
   bool moments = false;
   bool inputs = false;
+  bool noise = false;
 };
 
 struct CalibrationRequest {

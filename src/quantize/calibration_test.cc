@@ -147,7 +147,7 @@ TEST(Calibration, ForcedExpertsRaiseTheirMaximaAndNothingElse) {
 TEST(Calibration, InputsAreWhatTheMomentsWereMadeOf) {
   TestModel model;
   CalibrationRequest wanted = request(model, golden_tokens());
-  wanted.gathered = {true, true};
+  wanted.gathered = {true, true, false};
   const auto calibrator = open_calibrator(model, wanted);
   for (const int layer : {0, 1, 2, 3, -1}) {
     const auto found = calibrator->layer(layer);
@@ -187,6 +187,43 @@ TEST(Calibration, InputsAreWhatTheMomentsWereMadeOf) {
       check(model::Member::expert_down, e, moments.expert_down[static_cast<size_t>(e)]);
     }
   }
+}
+
+TEST(Calibration, NoiseCountsForInputsOnly) {
+  TestModel model;
+  CalibrationRequest wanted = request(model, golden_tokens());
+  wanted.gathered = {true, true, false};
+  const auto plain = open_calibrator(model, wanted)->layer(0).value();
+  wanted.gathered.noise = true;
+  const auto noisy = open_calibrator(model, wanted)->layer(0).value();
+  EXPECT_EQ(noisy.maxima.values(), plain.maxima.values());
+  EXPECT_EQ(noisy.moments.mlp_in.sums(), plain.moments.mlp_in.sums());
+  EXPECT_EQ(noisy.experts_seen, plain.experts_seen);
+  const int64_t tokens = plain.inputs.rows(model::Member::shared_up, 0);
+  EXPECT_EQ(noisy.inputs.rows(model::Member::shared_up, 0), 2 * tokens);
+  int64_t row = 0;
+  const auto check = [&](const InputChunk& chunk) -> Result<void> {
+    for (const float weight : chunk.weights) {
+      EXPECT_EQ(weight, row++ < tokens ? 1.0f : kNoiseWeight);
+    }
+    return {};
+  };
+  ASSERT_TRUE(noisy.inputs.for_each_chunk(model::Member::shared_down, 0, check).ok());
+  // All experts' weights of a token add up to less than 1, and they count squared.
+  const auto weights_of = [](const LayerInputs& inputs) {
+    double sum = 0;
+    for (int64_t e = 0; e < inputs.num_experts(); ++e) {
+      const auto add = [&](const InputChunk& chunk) -> Result<void> {
+        for (const float weight : chunk.weights) sum += static_cast<double>(weight);
+        return {};
+      };
+      EXPECT_TRUE(inputs.for_each_chunk(model::Member::expert_down, e, add).ok());
+    }
+    return sum;
+  };
+  EXPECT_GT(weights_of(noisy.inputs), 2 * weights_of(plain.inputs));
+  EXPECT_LT(weights_of(noisy.inputs) - weights_of(plain.inputs),
+            static_cast<double>(kNoiseWeight * static_cast<float>(tokens)));
 }
 
 TEST(Calibration, WeightsThatAreNotFiniteShowInTheMaxima) {

@@ -33,12 +33,14 @@ struct ExportJob {
 struct StatisticsNeeds {
   bool maxima = false;
   bool moments = false;
+  bool inputs = false;
 
-  bool any() const { return maxima || moments; }
+  bool any() const { return maxima || moments || inputs; }
 };
 
 /// maxima: where a module has an input scale or KV scales are calibrated. moments: for a search
-/// that weighs errors with them.
+/// that weighs errors with
+/// them. inputs: for rounding with error feedback.
 StatisticsNeeds statistics_needs(const FormatPlan& plan, formats::ScaleMethod scales);
 
 }  // namespace nibble::quantize

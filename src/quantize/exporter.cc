@@ -181,6 +181,7 @@ Result<ExportReport> Exporter::run(const ActivationMaxima& maxima) {
 StatisticsNeeds statistics_needs(const FormatPlan& plan, formats::ScaleMethod scales) {
   StatisticsNeeds needs;
   needs.moments = scales == formats::ScaleMethod::hessian;
+  needs.inputs = scales == formats::ScaleMethod::gptq;
   const auto look = [&](Member member, int layer) {
     needs.maxima |= has_input_scale(plan.of(member, layer));
   };

@@ -81,6 +81,7 @@ void InputObserver::start_layer(int layer, LayerStatistics& out) {
   layer_ = layer;
   out_ = &out;
   kept_ = Result<void>();
+  sees_noise_ = false;
   seen_.assign(static_cast<size_t>(config_.num_experts), false);
   if (request_.gathered.inputs) out.inputs = LayerInputs(config_, request_.scratch + "inputs");
   if (request_.gathered.moments) start_moments();
@@ -108,8 +109,16 @@ Result<void> InputObserver::finish_layer() {
   return kept_;
 }
 
+void InputObserver::start_noise() {
+  if (out_ == nullptr) return;
+  sees_noise_ = true;
+  out_->inputs.start_noise();
+}
+
 void InputObserver::observe(int layer, std::string_view name, ConstTensorView tensor) {
   if (layer < 0) return;
+  if (request_.gathered.inputs && kept_.ok()) kept_ = out_->inputs.add(name, tensor);
+  if (sees_noise_) return;
   const auto type = config_.layer_types[static_cast<size_t>(layer_)];
   for (const Tap& tap : kTaps) {
     if (tap.name == name && (tap.everywhere || tap.type == type)) raise(tap.members, tensor);
@@ -124,7 +133,6 @@ void InputObserver::observe(int layer, std::string_view name, ConstTensorView te
     std::memcpy(forced_rows_.view().data(), tensor.data(), tensor.bytes());
   }
   if (request_.gathered.moments) add_moments(name, tensor);
-  if (request_.gathered.inputs && kept_.ok()) kept_ = out_->inputs.add(name, tensor);
 }
 
 void InputObserver::observe_forced_slots(ConstTensorView slots) {
@@ -134,13 +142,14 @@ void InputObserver::observe_forced_slots(ConstTensorView slots) {
 void InputObserver::start_head(LayerStatistics& out) {
   layer_ = kOutsideLayers;
   out_ = &out;
+  sees_noise_ = false;
   if (request_.gathered.inputs) out.inputs = LayerInputs(config_, request_.scratch + "inputs");
   if (request_.gathered.moments) out.moments.mixer_in = BlockMoments(config_.hidden_size);
 }
 
 Result<void> InputObserver::observe_head_input(ConstTensorView rows) {
-  raise(kHead, rows);
-  if (request_.gathered.moments) {
+  if (!sees_noise_) raise(kHead, rows);
+  if (request_.gathered.moments && !sees_noise_) {
     const std::vector<float> values = widened(rows);
     for (size_t row = 0; row < static_cast<size_t>(rows.rows()); ++row) {
       out_->moments.mixer_in.add(row_of(values, row, config_.hidden_size), 1);

@@ -27,6 +27,10 @@ class InputObserver : public device::Observer {
   /// The first error of keeping rows, if there was one.
   Result<void> finish_layer();
 
+  /// Until the next start: steps are of noise, which counts for the inputs only.
+  void start_noise();
+  bool sees_noise() const { return sees_noise_; }
+
   void observe(int layer, std::string_view name, ConstTensorView tensor) override;
 
   /// With force_all_experts: the rows that went into the MLP in the last step.
@@ -51,6 +55,7 @@ class InputObserver : public device::Observer {
   const CalibrationRequest& request_;
   int layer_ = 0;
   LayerStatistics* out_ = nullptr;
+  bool sees_noise_ = false;
   Result<void> kept_;
   std::vector<bool> seen_;
   Tensor forced_rows_;

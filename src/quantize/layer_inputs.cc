@@ -70,6 +70,7 @@ Result<void> LayerInputs::add_rows(std::string_view name, ConstTensorView tensor
   }
   NIBBLE_RETURN_IF_ERROR(stream.file.write(stream.rows, {tensor.data(), tensor.bytes()}));
   stream.rows += tensor.rows();
+  if (name == "in_norm") tokens_ = stream.rows;
   return {};
 }
 
@@ -78,10 +79,11 @@ void LayerInputs::add_choices(ConstTensorView weights) {
   const float* values = weights.as<float>();
   const auto count = static_cast<int64_t>(experts_.size());
   const int64_t first = streams_.at("post_norm").rows * slots_ - count;
+  const float noise = weight_of_token(tokens_ - 1);
   for (int64_t i = 0; i < count; ++i) {
     Choices& choices = choices_[static_cast<size_t>(experts_[static_cast<size_t>(i)])];
     choices.slots.push_back(first + i);
-    choices.weights.push_back(values[i] * values[i]);
+    choices.weights.push_back(values[i] * values[i] * noise);
   }
 }
 
@@ -133,15 +135,14 @@ Result<void> LayerInputs::for_each_chunk(
   for (int64_t first = 0; first < total; first += kInputChunkRows) {
     const int64_t count = std::min(kInputChunkRows, total - first);
     numbers.clear();
-    weights.assign(static_cast<size_t>(count), 1.0f);
+    weights.clear();
     for (int64_t i = first; i < first + count; ++i) {
       const int64_t slot = choices == nullptr ? i : choices->slots[static_cast<size_t>(i)];
       // Gate and up read the token's row, down the slot's own.
       const bool by_token = choices != nullptr && member != Member::expert_down;
       numbers.push_back(by_token ? slot / slots_ : slot);
-      if (choices != nullptr) {
-        weights[static_cast<size_t>(i - first)] = choices->weights[static_cast<size_t>(i)];
-      }
+      weights.push_back(choices == nullptr ? weight_of_token(i)
+                                           : choices->weights[static_cast<size_t>(i)]);
     }
     values.resize(static_cast<size_t>(count * stream.columns));
     NIBBLE_RETURN_IF_ERROR(read_rows(stream, numbers, values));

@@ -23,12 +23,15 @@
 namespace nibble::quantize {
 
 /// Up to kInputChunkRows inputs of a matrix. rows: [n][K] f32; weights: [n], the square of the
-/// router's weight for a routed expert, else 1.
+/// router's weight for a routed expert, else 1; of noise times kNoiseWeight.
 struct InputChunk {
   std::span<const float> rows;
   std::span<const float> weights;
 };
 inline constexpr int64_t kInputChunkRows = 512;
+
+/// What an input of a noise token counts beside one of the calibration text (docs/quality.md).
+inline constexpr float kNoiseWeight = 4;
 
 /// Move-only. Filled by one thread (add), read by any.
 class LayerInputs {
@@ -41,6 +44,10 @@ class LayerInputs {
   /// tokens; other names are ignored.
   Result<void> add(std::string_view name, ConstTensorView tensor);
 
+  /// Rows from here on are of noise tokens.
+  void start_noise() { first_noise_ = tokens_; }
+
+  int64_t num_experts() const { return static_cast<int64_t>(choices_.size()); }
   /// How many inputs the matrix got.
   int64_t rows(model::Member member, int64_t expert) const;
   /// Calls body with all of them, in the order of the tokens; an error of body ends it.
@@ -65,12 +72,17 @@ class LayerInputs {
   const Choices* choices_of(model::Member member, int64_t expert) const;
   Result<void> add_rows(std::string_view name, ConstTensorView tensor);
   void add_choices(ConstTensorView weights);
+  float weight_of_token(int64_t token) const {
+    return first_noise_ >= 0 && token >= first_noise_ ? kNoiseWeight : 1.0f;
+  }
   Result<void> read_rows(const Stream& stream, std::span<const int64_t> numbers,
                          std::span<float> out) const;
 
   std::string path_;
   int64_t slots_ = 0;  // experts per token
   std::map<std::string, Stream, std::less<>> streams_;  // by tap
+  int64_t tokens_ = 0;
+  int64_t first_noise_ = -1;
   std::vector<int32_t> experts_;  // of the step that is running
   std::vector<Choices> choices_;  // by expert
 };

@@ -34,21 +34,38 @@ Result<void> MatrixWriter::write(const Matrix& matrix, const LayerStatistics& st
   return matrix.format == ModuleFormat::fp8 ? write_fp8(matrix) : write_nvfp4(matrix, statistics);
 }
 
-void MatrixWriter::encode_nvfp4(const Matrix& matrix, float amax, float tensor_scale,
-                                const LayerStatistics& statistics) {
+void MatrixWriter::search_and_encode(const Matrix& matrix, const formats::ScaleSearch& search,
+                                     float tensor_scale) {
+  device_.search_nvfp4_scales(matrix.weight, search, block_scales_.data());
+  device_.encode_nvfp4(matrix.weight, tensor_scale, block_scales_.data(), codes_.data());
+}
+
+Result<void> MatrixWriter::encode_nvfp4(const Matrix& matrix, float amax, float tensor_scale,
+                                        const LayerStatistics& statistics) {
   if (job_.scales == ScaleMethod::max) {
     device_.quantize_nvfp4(matrix.weight, tensor_scale, job_.compat.rules, codes_.data(),
                            block_scales_.data());
-    return;
+    return {};
+  }
+  if (job_.scales == ScaleMethod::gptq) {
+    NIBBLE_ASSIGN_OR_RETURN(const device::FactoredMoments* moments,
+                            whole_.of(statistics.inputs, matrix.member, matrix.expert));
+    if (moments != nullptr) {
+      device_.round_nvfp4(matrix.weight, tensor_scale, *moments, codes_.data(),
+                          block_scales_.data());
+    } else {
+      search_and_encode(matrix, {ScaleMethod::mse, amax, job_.compat.rules, nullptr}, tensor_scale);
+    }
+    return {};
   }
   std::vector<float> moments;
   if (job_.scales == ScaleMethod::hessian) {
     moments = statistics.moments.mean(matrix.member, matrix.expert);
   }
-  const formats::ScaleSearch search{job_.scales, amax, job_.compat.rules,
-                                    moments.empty() ? nullptr : moments.data()};
-  device_.search_nvfp4_scales(matrix.weight, search, block_scales_.data());
-  device_.encode_nvfp4(matrix.weight, tensor_scale, block_scales_.data(), codes_.data());
+  search_and_encode(
+      matrix, {job_.scales, amax, job_.compat.rules, moments.empty() ? nullptr : moments.data()},
+      tensor_scale);
+  return {};
 }
 
 Result<void> MatrixWriter::write_nvfp4(const Matrix& matrix, const LayerStatistics& statistics) {
@@ -61,7 +78,7 @@ Result<void> MatrixWriter::write_nvfp4(const Matrix& matrix, const LayerStatisti
   const float amax = matrix.amax == 0 && is_ours() ? 1.0f : matrix.amax;
   const float tensor_scale =
       formats::tensor_scale_for(job_.scales, amax, job_.compat.rules.division);
-  encode_nvfp4(matrix, amax, tensor_scale, statistics);
+  NIBBLE_RETURN_IF_ERROR(encode_nvfp4(matrix, amax, tensor_scale, statistics));
   LinearWeight stored = stored_weight(formats::WeightFormat::nvfp4, shape);
   stored.weight = bytes_view(codes_, DType::u8, Shape{shape[0], shape[1] / 2});
   stored.weight_scale = bytes_view(block_scales_, DType::f8_e4m3, Shape{shape[0], shape[1] / 16});

@@ -8,6 +8,7 @@
 #include "quantize/layer_statistics.h"
 #include "quantize/scale_table.h"
 #include "quantize/tensor_sink.h"
+#include "quantize/whole_moments.h"
 
 #include <cstdint>
 #include <string>
@@ -27,7 +28,7 @@ struct Matrix {
   float amax = 0;
 };
 
-/// One thread. All references must outlive it.
+/// One thread, the matrices of one layer. All references must outlive it.
 class MatrixWriter {
  public:
   MatrixWriter(device::Device& device, const ExportJob& job, const model::NamePrefix& prefix,
@@ -37,7 +38,8 @@ class MatrixWriter {
         prefix_(prefix),
         scales_(scales),
         sink_(sink),
-        errors_(errors) {}
+        errors_(errors),
+        whole_(device) {}
 
   /// statistics: of the matrix's layer.
   Result<void> write(const Matrix& matrix, const LayerStatistics& statistics);
@@ -46,8 +48,10 @@ class MatrixWriter {
   std::string stem_of(const Matrix& matrix) const;
   Result<void> write_nvfp4(const Matrix& matrix, const LayerStatistics& statistics);
   Result<void> write_fp8(const Matrix& matrix);
-  void encode_nvfp4(const Matrix& matrix, float amax, float tensor_scale,
-                    const LayerStatistics& statistics);
+  Result<void> encode_nvfp4(const Matrix& matrix, float amax, float tensor_scale,
+                            const LayerStatistics& statistics);
+  void search_and_encode(const Matrix& matrix, const formats::ScaleSearch& search,
+                         float tensor_scale);
   Result<void> write_input_scale(const Matrix& matrix);
   bool is_ours() const { return job_.compat.version == Compat::Version::none; }
 
@@ -57,6 +61,7 @@ class MatrixWriter {
   const ScaleTable& scales_;
   TensorSink& sink_;
   ErrorLog& errors_;
+  WholeMoments whole_;
   std::vector<uint8_t> codes_, block_scales_;
 };
 

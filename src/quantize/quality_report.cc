@@ -36,6 +36,10 @@ const char* scales_text(formats::ScaleMethod method) {
     case formats::ScaleMethod::hessian:
       return "for each block the one of 126 scales with the least error, weighted with the second "
              "moments of the layer's inputs";
+    case formats::ScaleMethod::gptq:
+      return "GPTQ: scales and codes of a row chosen together, each making up for the errors of "
+             "those before it, weighted with the second moments of the layer's inputs (calibration "
+             "text and random tokens)";
   }
   return "?";
 }

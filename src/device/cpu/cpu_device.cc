@@ -182,6 +182,18 @@ void CpuDevice::search_row(std::span<const float> row, const formats::ScaleSearc
                                      block_scales});
 }
 
+void CpuDevice::add_tile_products(const float* a, const float* b, int64_t count,
+                                  float* sums) const {
+  kernels_.feedback.add_tile_products({a, b, count, sums});
+}
+
+formats::RoundedBlock CpuDevice::round_block(const formats::BlockTarget& target) const {
+  formats::RoundedBlock out;
+  kernels_.feedback.round_block({target.centers, target.triangle, target.units,
+                                 target.inverse_units, out.values, &out.loss, &out.chosen});
+  return out;
+}
+
 void CpuDevice::embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) {
   const bool overridden = plan.override_index != nullptr;
   const cpu::EmbedArgs args{

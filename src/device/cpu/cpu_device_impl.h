@@ -44,6 +44,8 @@ class CpuDevice final : public Device {
   void host_tasks(int64_t count, TaskRef task) override { pool_.parallel_for(count, task); }
   void search_row(std::span<const float> row, const formats::ScaleSearch& search,
                   uint8_t* block_scales) const override;
+  void add_tile_products(const float* a, const float* b, int64_t count, float* sums) const override;
+  formats::RoundedBlock round_block(const formats::BlockTarget& target) const override;
 
   void embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) override;
   void sample(const SamplePlan& plan, ConstTensorView logits, SampleResult* results) override;

@@ -9,6 +9,7 @@
 #include "kernels/cpu/delta/delta.h"
 #include "kernels/cpu/elementwise/elementwise.h"
 #include "kernels/cpu/embed/embed.h"
+#include "kernels/cpu/feedback/feedback.h"
 #include "kernels/cpu/norm/norm.h"
 #include "kernels/cpu/rope/rope.h"
 #include "kernels/cpu/route/route.h"
@@ -23,6 +24,7 @@ struct OperationKernels {
   const DeltaKernels& delta;
   const ElementwiseKernels& elementwise;
   const EmbedKernels& embed;
+  const FeedbackKernels& feedback;
   const NormKernels& norm;
   const RopeKernels& rope;
   const RouteKernels& route;
