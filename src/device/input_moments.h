@@ -4,6 +4,7 @@
 // product of theirs is one of tiles that a kernel reads from front to back.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
