@@ -37,7 +37,8 @@ for family in small odd; do
     echo "text_$family left out: not in $goldens"
   fi
 done
-run text models/demo models/demo/eval/heldout_generated.txt
+run text models/demo models/demo/eval/heldout_generated.txt 2e-5
+[ -f "$goldens/heldout.txt" ] && run text models/demo "$goldens/heldout.txt" 4e-4
 for config in mid4-seed mid4-fp8-dense; do
   if [ -d "$configs/$config" ]; then run dummy "$configs/$config"; else echo "$config left out"; fi
 done

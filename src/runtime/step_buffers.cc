@@ -1,33 +1,53 @@
-// One block of device memory, cut at 64-byte boundaries.
+// One block of device memory, cut at 64-byte boundaries: once for small steps, whose arrays lie
+// close together and travel in one upload, and once for steps of any size.
 #include "runtime/step_buffers.h"
 
 #include "base/check.h"
 
 #include <algorithm>
+#include <cstring>
+#include <span>
 #include <utility>
 
 namespace nibble::runtime {
 
-StepBuffers::Layout StepBuffers::layout_of(const StepCapacity& capacity) {
+namespace {
+
+constexpr int32_t kSmall = 64;
+
+/// Steps that are small in everything but their page tables.
+StepCapacity small_capacity(const StepCapacity& capacity) {
+  StepCapacity small = capacity;
+  small.rows = std::min(capacity.rows, kSmall);
+  small.sequences = std::min(capacity.sequences, kSmall);
+  small.logit_rows = std::min(capacity.logit_rows, kSmall);
+  small.state_saves = std::min(capacity.state_saves, kSmall);
+  return small;
+}
+
+}  // namespace
+
+StepBuffers::Layout StepBuffers::layout_of(const StepCapacity& capacity, size_t begin) {
   Layout layout;
+  layout.end = begin;
   const auto take = [&layout](int64_t count, size_t element_bytes) {
-    const size_t offset = layout.total;
-    layout.total += (static_cast<size_t>(count) * element_bytes + 63) / 64 * 64;
+    const size_t offset = layout.end;
+    layout.end += (static_cast<size_t>(count) * element_bytes + 63) / 64 * 64;
     return offset;
   };
   layout.token_ids = take(capacity.rows, sizeof(int32_t));
   layout.positions = take(int64_t{3} * capacity.rows, sizeof(int32_t));
   layout.row_sequence = take(capacity.rows, sizeof(int32_t));
   layout.sequences = take(capacity.sequences, sizeof(device::SequenceStep));
-  layout.page_table =
-      take(int64_t{capacity.sequences} * capacity.pages_per_sequence, sizeof(int32_t));
   layout.logit_rows = take(capacity.logit_rows, sizeof(int32_t));
   layout.state_saves = take(capacity.state_saves, sizeof(device::StateSave));
+  layout.page_table =
+      take(int64_t{capacity.sequences} * capacity.pages_per_sequence, sizeof(int32_t));
   return layout;
 }
 
 size_t StepBuffers::device_bytes(const StepCapacity& capacity) {
-  return layout_of(capacity).total;
+  return layout_of(capacity, layout_of(small_capacity(capacity), 0).end).end;
 }
 
 Result<std::unique_ptr<StepBuffers>> StepBuffers::create(device::Device& device,
@@ -40,46 +60,65 @@ StepBuffers::StepBuffers(device::Device& device, const StepCapacity& capacity,
                          std::unique_ptr<device::Memory> memory)
     : device_(device),
       capacity_(capacity),
-      layout_(layout_of(capacity)),
+      small_(layout_of(small_capacity(capacity), 0)),
+      large_(layout_of(capacity, small_.end)),
       memory_(std::move(memory)),
+      staged_(small_.end),
       row_sequence_(static_cast<size_t>(capacity.rows)),
       page_table_(static_cast<size_t>(capacity.sequences) *
                   static_cast<size_t>(capacity.pages_per_sequence)),
       samples_(static_cast<size_t>(capacity.logit_rows)) {
-  std::byte* base = memory_->data();
   plan_.page_table_stride = capacity.pages_per_sequence;
-  plan_.token_ids = reinterpret_cast<const int32_t*>(base + layout_.token_ids);
-  plan_.positions = reinterpret_cast<const int32_t*>(base + layout_.positions);
-  plan_.row_sequence = reinterpret_cast<const int32_t*>(base + layout_.row_sequence);
-  plan_.sequences = reinterpret_cast<const device::SequenceStep*>(base + layout_.sequences);
-  plan_.page_table = reinterpret_cast<const int32_t*>(base + layout_.page_table);
-  plan_.logit_rows = reinterpret_cast<const int32_t*>(base + layout_.logit_rows);
-  plan_.state_saves = reinterpret_cast<const device::StateSave*>(base + layout_.state_saves);
 }
 
 const device::StepPlan& StepBuffers::load(const Step& step) {
   check_fits(step);
   fill_row_sequence(step);
   fill_page_table(step);
-  plan_.num_rows = static_cast<int32_t>(step.token_ids.size());
-  plan_.num_sequences = static_cast<int32_t>(step.sequences.size());
+  const size_t rows = step.token_ids.size(), sequences = step.sequences.size();
+  const bool is_small = std::max({rows, sequences, step.logit_rows.size(),
+                                  step.state_saves.size()}) <= static_cast<size_t>(kSmall);
+  const Layout& layout = is_small ? small_ : large_;
+  refer_to(layout);
+  plan_.num_rows = static_cast<int32_t>(rows);
+  plan_.num_sequences = static_cast<int32_t>(sequences);
   plan_.num_logit_rows = static_cast<int32_t>(step.logit_rows.size());
   plan_.num_state_saves = static_cast<int32_t>(step.state_saves.size());
-  const size_t rows = step.token_ids.size();
-  upload(layout_.token_ids, step.token_ids.data(), rows * sizeof(int32_t));
-  upload(layout_.positions, step.positions.data(), rows * 3 * sizeof(int32_t));
-  upload(layout_.row_sequence, row_sequence_.data(), rows * sizeof(int32_t));
-  upload(layout_.sequences, step.sequences.data(),
-         step.sequences.size() * sizeof(device::SequenceStep));
-  upload(
-      layout_.page_table, page_table_.data(),
-      step.sequences.size() * static_cast<size_t>(capacity_.pages_per_sequence) * sizeof(int32_t));
-  upload(layout_.logit_rows, step.logit_rows.data(), step.logit_rows.size() * sizeof(int32_t));
-  upload(layout_.state_saves, step.state_saves.data(),
-         step.state_saves.size() * sizeof(device::StateSave));
+  const size_t page_bytes =
+      sequences * static_cast<size_t>(capacity_.pages_per_sequence) * sizeof(int32_t);
+  const auto put = [&](size_t offset, const void* host, size_t bytes) {
+    if (bytes == 0) return;
+    if (is_small) {
+      std::memcpy(staged_.data() + offset, host, bytes);
+    } else {
+      device_.upload(memory_->data() + offset, {static_cast<const std::byte*>(host), bytes});
+    }
+  };
+  put(layout.token_ids, step.token_ids.data(), rows * sizeof(int32_t));
+  put(layout.positions, step.positions.data(), rows * 3 * sizeof(int32_t));
+  put(layout.row_sequence, row_sequence_.data(), rows * sizeof(int32_t));
+  put(layout.sequences, step.sequences.data(), sequences * sizeof(device::SequenceStep));
+  put(layout.logit_rows, step.logit_rows.data(), step.logit_rows.size() * sizeof(int32_t));
+  put(layout.state_saves, step.state_saves.data(),
+      step.state_saves.size() * sizeof(device::StateSave));
+  put(layout.page_table, page_table_.data(), page_bytes);
+  if (is_small) {
+    device_.upload(memory_->data(), std::span(staged_).first(layout.page_table + page_bytes));
+  }
   std::copy(step.samples.begin(), step.samples.end(), samples_.begin());
   num_samples_ = static_cast<int32_t>(step.samples.size());
   return plan_;
+}
+
+void StepBuffers::refer_to(const Layout& layout) {
+  std::byte* base = memory_->data();
+  plan_.token_ids = reinterpret_cast<const int32_t*>(base + layout.token_ids);
+  plan_.positions = reinterpret_cast<const int32_t*>(base + layout.positions);
+  plan_.row_sequence = reinterpret_cast<const int32_t*>(base + layout.row_sequence);
+  plan_.sequences = reinterpret_cast<const device::SequenceStep*>(base + layout.sequences);
+  plan_.page_table = reinterpret_cast<const int32_t*>(base + layout.page_table);
+  plan_.logit_rows = reinterpret_cast<const int32_t*>(base + layout.logit_rows);
+  plan_.state_saves = reinterpret_cast<const device::StateSave*>(base + layout.state_saves);
 }
 
 device::SamplePlan StepBuffers::sample_plan(int32_t vocab_limit) const {
@@ -131,11 +170,6 @@ void StepBuffers::fill_page_table(const Step& step) {
     std::copy(pages.begin(), pages.end(),
               page_table_.begin() + static_cast<std::ptrdiff_t>(s * stride));
   }
-}
-
-void StepBuffers::upload(size_t offset, const void* host, size_t bytes) {
-  if (bytes == 0) return;
-  device_.upload(memory_->data() + offset, {static_cast<const std::byte*>(host), bytes});
 }
 
 }  // namespace nibble::runtime

@@ -2,7 +2,8 @@
 // failed.
 //
 //   goldens FOLDER MODEL   a text_X family at f32 and exact, through the composed blocks
-//   text MODEL FILE        CPU exact against GPU on a text, teacher-forced
+//   text MODEL FILE LIMIT  CPU exact against GPU on a text, teacher-forced; LIMIT: of the mean KL
+//                          divergence
 //   dummy CONFIG           CPU exact against GPU with dummy weights
 //   checkpoint CONFIG DIR  writes a checkpoint of dummy weights
 #include "tests/cuda/cuda_check.h"
@@ -52,8 +53,9 @@ int run(int count, char** words) {
       golden::run_text_family(folder, model, "cuda." + folder.substr(folder.rfind('/') + 1), report,
                               gpu_device_of());
     } else if (part == "text") {
-      const std::string model = next(), file = next();
-      check_text(model, file, "cuda.text." + file.substr(file.rfind('/') + 1), report);
+      const std::string model = next(), file = next(), limit = next();
+      check_text(model, file, std::stod(limit), "cuda.text." + file.substr(file.rfind('/') + 1),
+                 report);
     } else if (part == "dummy") {
       check_dummy(next(), report);
     } else if (part == "checkpoint") {

@@ -14,9 +14,10 @@ namespace nibble::check {
 std::unique_ptr<device::Device> open_gpu(device::Arithmetic arithmetic);
 std::unique_ptr<device::Device> open_cpu(device::Arithmetic arithmetic, ThreadPool& pool);
 
-/// `model`: a checkpoint; `text`: plain text, teacher-forced. CPU exact against GPU.
-void check_text(const std::string& model, const std::string& text, const std::string& name,
-                golden::Report& report);
+/// `model`: a checkpoint; `text`: plain text, teacher-forced. CPU exact against GPU; kld_limit:
+/// what the mean KL divergence may be.
+void check_text(const std::string& model, const std::string& text, double kld_limit,
+                const std::string& name, golden::Report& report);
 /// Dummy weights of a configuration: logits of CPU exact against GPU, prefill and decode.
 void check_dummy(const std::string& config, golden::Report& report);
 

@@ -91,6 +91,26 @@ Result<void> ModelHarness::make_caches(const HarnessOptions& options) {
   return {};
 }
 
+void ModelHarness::reserve_step(int32_t rows) {
+  if (rows <= step_.rows) return;
+  step_.rows = rows;
+  const auto allocate = [&](int64_t bytes) {
+    auto memory = device_->allocate(static_cast<size_t>(bytes), "harness step");
+    NIBBLE_CHECK(memory.ok(), "harness memory", memory.ok() ? "" : memory.error().message);
+    step_memory_.push_back(std::move(memory).value());
+    return step_memory_.back()->data();
+  };
+  const int64_t ints = rows * int64_t{sizeof(int32_t)};
+  step_.token_ids = allocate(ints);
+  step_.positions = allocate(3 * ints);
+  step_.row_sequence = allocate(ints);
+  step_.sequences = allocate(rows * int64_t{sizeof(device::SequenceStep)});
+  step_.page_table = allocate(pages_per_sequence_ * ints);
+  step_.logit_rows = allocate(ints);
+  step_.hidden = allocate(config().hidden_size * ints);
+  step_.logits = allocate(config().vocab_size * ints);
+}
+
 std::vector<float> ModelHarness::step(const std::vector<SequenceInput>& inputs,
                                       device::Observer* observer) {
   std::vector<int32_t> tokens, positions, row_sequence, logit_rows;
@@ -112,41 +132,34 @@ std::vector<float> ModelHarness::step(const std::vector<SequenceInput>& inputs,
       pages.push_back(input.sequence * pages_per_sequence_ + page);
     }
   }
-  std::vector<std::unique_ptr<device::Memory>> buffers;
-  const auto allocate = [&](size_t bytes) {
-    auto memory = device_->allocate(bytes, "harness step");
-    NIBBLE_CHECK(memory.ok(), "harness memory", memory.ok() ? "" : memory.error().message);
-    buffers.push_back(std::move(memory).value());
-    return buffers.back()->data();
-  };
-  const auto on_device = [&](const auto& values) {
+  reserve_step(static_cast<int32_t>(tokens.size()));
+  const auto put = [&](std::byte* to, const auto& values) {
     using Value = std::decay_t<decltype(values[0])>;
-    std::byte* at = allocate(values.size() * sizeof(Value));
-    device_->upload(at, std::as_bytes(std::span(values)));
-    return reinterpret_cast<const Value*>(at);
+    device_->upload(to, std::as_bytes(std::span(values)));
+    return reinterpret_cast<const Value*>(to);
   };
   device::StepPlan plan;
   plan.num_rows = static_cast<int32_t>(tokens.size());
   plan.num_sequences = static_cast<int32_t>(sequences.size());
   plan.num_logit_rows = plan.num_rows;
   plan.page_table_stride = pages_per_sequence_;
-  plan.token_ids = on_device(tokens);
-  plan.positions = on_device(positions);
-  plan.row_sequence = on_device(row_sequence);
-  plan.sequences = on_device(sequences);
-  plan.page_table = on_device(pages);
-  plan.logit_rows = on_device(logit_rows);
+  plan.token_ids = put(step_.token_ids, tokens);
+  plan.positions = put(step_.positions, positions);
+  plan.row_sequence = put(step_.row_sequence, row_sequence);
+  plan.sequences = put(step_.sequences, sequences);
+  plan.page_table = put(step_.page_table, pages);
+  plan.logit_rows = put(step_.logit_rows, logit_rows);
   plan.observer = observer;
 
   const Shape hidden_shape{plan.num_rows, config().hidden_size};
   const Shape logits_shape{plan.num_rows, config().vocab_size};
-  const TensorView hidden(allocate(static_cast<size_t>(hidden_shape.elements()) * sizeof(float)),
-                          DType::f32, hidden_shape);
-  const TensorView logits(allocate(static_cast<size_t>(logits_shape.elements()) * sizeof(float)),
-                          DType::f32, logits_shape);
+  const TensorView hidden(step_.hidden, DType::f32, hidden_shape);
+  const TensorView logits(step_.logits, DType::f32, logits_shape);
   model::Decoder decoder(*device_, model::Placement());
-  decoder.forward(plan, model_->weights(), caches_, hidden);
-  decoder.head(plan, model_->weights(), hidden, 0, logits);
+  device_->run_step(plan, [&] {
+    decoder.forward(plan, model_->weights(), caches_, hidden);
+    decoder.head(plan, model_->weights(), hidden, 0, logits);
+  });
   std::vector<float> out(static_cast<size_t>(logits_shape.elements()));
   device_->download(std::as_writable_bytes(std::span(out)), logits.data());
   device_->synchronize();

@@ -72,6 +72,9 @@ class ModelHarness {
   ModelHarness() = default;
   Result<void> load(const DeviceFactory& factory, int threads, const HarnessOptions& options);
   Result<void> make_caches(const HarnessOptions& options);
+  /// Buffers for steps of up to `rows` rows. Steps of one shape meet the same addresses, so a
+  /// device may replay them; outgrown buffers are kept, no address comes back for another use.
+  void reserve_step(int32_t rows);
   /// `count` elements of device memory as f32.
   std::vector<float> read(const std::byte* data, DType dtype, int64_t count) const;
 
@@ -82,6 +85,13 @@ class ModelHarness {
   std::unique_ptr<model::LoadedModel> model_;
   std::vector<std::unique_ptr<device::Memory>> cache_memory_;
   std::vector<device::LayerCache> caches_;
+  struct StepMemory {
+    int32_t rows = 0;
+    std::byte *token_ids, *positions, *row_sequence, *sequences, *page_table, *logit_rows;
+    std::byte *hidden, *logits;
+  };
+  StepMemory step_ = {};
+  std::vector<std::unique_ptr<device::Memory>> step_memory_;
   std::vector<int32_t> lengths_;
   int32_t pages_per_sequence_ = 0;
 };

@@ -11,12 +11,7 @@
 namespace nibble::device {
 namespace {
 
-constexpr size_t kPrefetchBytes = size_t{8} << 20;
-/// Bytes of the next projection that its own kernel asks for before it may start: not prefetched.
-size_t early_bytes(int multiprocessors, bool is_fp8) {
-  return static_cast<size_t>(multiprocessors) * 16 * 2 * (is_fp8 ? 2048 : 4096);
-}
-
+/// What the router and gate_up kernels pull into L2 of the next input projection.
 bool is_shape(const PackedLinear& weight, int64_t out_features, int64_t in_features) {
   return weight.out_features == out_features && weight.in_features == in_features &&
          (weight.format == WeightFormat::bf16 || weight.format == WeightFormat::fp8);
@@ -138,20 +133,13 @@ void CudaDevice::project_in(const StepPlan& plan, std::span<const PackedLinear* 
     return;
   }
   cuda::decode_norm(norm, stream_.get());
-  int32_t first = 0;
-  for (int32_t i = 0; i < segments.count; ++i) {
-    cuda::linear_mma({.x = scratch_.x,
-                      .x_type = cuda::Element::bf16,
-                      .weight = {segments.format[i], segments.data[i], segments.end[i] - first,
-                                 cuda::kHidden, segments.scale[i]},
-                      .out = scratch_.projection + first,
-                      .out_type = cuda::Element::f32,
-                      .out_stride = rows,
-                      .accumulate = false,
-                      .m = plan.num_rows},
-                     stream_.get(), true);
-    first = segments.end[i];
-  }
+  cuda::decode_rows({.segments = segments,
+                     .rows = args.rows,
+                     .x = scratch_.x,
+                     .m = plan.num_rows,
+                     .out = scratch_.projection,
+                     .out_stride = rows},
+                    stream_.get());
 }
 
 cuda::WindowArgs CudaDevice::window_of(const StepPlan& plan, const StateLayer* state) const {
@@ -166,7 +154,7 @@ cuda::WindowArgs CudaDevice::window_of(const StepPlan& plan, const StateLayer* s
 void CudaDevice::project_out(const StepPlan& plan, const PackedLinear& weight,
                              const StateLayer* state, TensorView out) {
   const bool is_delta = state != nullptr;
-  if (plan.num_rows == 1) {
+  if (plan.num_rows <= cuda::kOutProjRows) {
     cuda::decode_out_proj({.weight = weight.data,
                            .format = cuda_format(weight.format),
                            .scale = weight.tensor_scale,
@@ -174,6 +162,7 @@ void CudaDevice::project_out(const StepPlan& plan, const PackedLinear& weight,
                            .gated = scratch_.gated,
                            .squares = scratch_.squares,
                            .h = out.as<float>(),
+                           .rows = plan.num_rows,
                            .eps = spec_.rms_norm_eps,
                            .window = window_of(plan, state)},
                           stream_.get());
@@ -203,7 +192,7 @@ void CudaDevice::project_out(const StepPlan& plan, const PackedLinear& weight,
 void CudaDevice::attention_block(const StepPlan& plan, const AttentionWeights& weights,
                                  const KvLayer& cache, ConstTensorView residual, TensorView out,
                                  Accumulate accumulate) {
-  if (last_router_ != nullptr) next_projection_[last_router_] = weights.q_proj;
+  follow({&weights.q_proj, &weights.k_proj, &weights.v_proj}, weights.o_proj);
   if (can_prefill(plan, weights, cache)) {
     prefill_attention_block(plan, weights, cache, residual, out, accumulate);
     return;
@@ -235,7 +224,7 @@ void CudaDevice::attention_block(const StepPlan& plan, const AttentionWeights& w
 void CudaDevice::delta_net_block(const StepPlan& plan, const DeltaNetWeights& weights,
                                  const StateLayer& cache, ConstTensorView residual, TensorView out,
                                  Accumulate accumulate) {
-  if (last_router_ != nullptr) next_projection_[last_router_] = weights.in_proj_qkv;
+  follow({&weights.in_proj_qkv, &weights.in_proj_z}, weights.out_proj);
   if (can_prefill(plan, weights, cache)) {
     prefill_delta_block(plan, weights, cache, residual, out, accumulate);
     return;
@@ -264,21 +253,40 @@ void CudaDevice::delta_net_block(const StepPlan& plan, const DeltaNetWeights& we
   project_out(plan, weights.out_proj, &cache, out);
 }
 
-void CudaDevice::fused_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden) {
-  cuda::Later later;
-  const auto next = next_projection_.find(weights.router.data);
-  if (next != next_projection_.end()) {
-    later = {reinterpret_cast<const uint8_t*>(next->second.data) +
-                 early_bytes(info_.multiprocessors, next->second.format == WeightFormat::fp8),
-             kPrefetchBytes};
+/// A mixer begins: its input projection follows the mixer whose output projection came last. Kept are
+/// the bytes that lie behind each other.
+void CudaDevice::follow(std::initializer_list<const PackedLinear*> projection,
+                        const PackedLinear& out) {
+  std::span<const std::byte> bytes;
+  for (const PackedLinear* weight : projection) {
+    const bool known = weight->format == WeightFormat::bf16 || weight->format == WeightFormat::fp8;
+    if (!known || (!bytes.empty() && bytes.data() + bytes.size() != weight->data)) break;
+    const std::byte* begin = bytes.empty() ? weight->data : bytes.data();
+    bytes = {begin, static_cast<size_t>(end_of(*weight) - begin)};
   }
+  if (last_out_ != nullptr) next_projection_[last_out_] = bytes;
+  last_out_ = out.data;
+}
+
+/// What the router may pull into L2 of the next input projection: a quarter of what that will not
+/// have asked for by itself; more would hold up the experts' weights.
+cuda::Later CudaDevice::prefetch() const {
+  const auto next = next_projection_.find(last_out_);
+  if (next == next_projection_.end()) return {};
+  const size_t early = static_cast<size_t>(info_.multiprocessors) * cuda::kInProjEarlyBytes;
+  const std::span<const std::byte> weights = next->second;
+  if (weights.size() <= early) return {};
+  return {reinterpret_cast<const uint8_t*>(weights.data()) + early, (weights.size() - early) / 4};
+}
+
+void CudaDevice::fused_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden) {
   cuda::decode_router({.weight = weights.router.data,
                        .h = hidden.as<float>(),
                        .norm_weight = weights.post_norm,
                        .x = scratch_.x,
                        .logits = scratch_.router_logits,
                        .eps = spec_.rms_norm_eps,
-                       .later = later},
+                       .later = prefetch()},
                       stream_.get());
   const cuda::ExpertsArgs experts{
       .gate_up = cuda_bank(weights.gate_up),
@@ -358,7 +366,6 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
 
 void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
                            ConstTensorView residual, TensorView out, Accumulate accumulate) {
-  last_router_ = weights.router.data;
   const bool kernels = plan.num_rows <= cuda::kMaxMmaRows ? has_decode_kernels() : has_wgmma();
   const bool fused = kernels && arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
                      spec_.hidden_size == cuda::kHidden && fits(weights) &&
@@ -376,7 +383,7 @@ void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
 
 void CudaDevice::head(const StepPlan& plan, const HeadWeights& weights, ConstTensorView hidden,
                       TensorView normed_out, int64_t first, TensorView logits) {
-  last_router_ = nullptr;
+  last_out_ = nullptr;
   const cuda::Format format = cuda_format(weights.lm_head.format);
   const cuda::LinearArgs args{.x = scratch_.x,
                               .x_type = cuda::Element::bf16,
@@ -407,6 +414,18 @@ void CudaDevice::head(const StepPlan& plan, const HeadWeights& weights, ConstTen
                        .n = weights.lm_head.out_features,
                        .x = scratch_.x,
                        .logits = logits.as<float>()},
+                      stream_.get());
+  } else if (format == cuda::Format::bf16 && args.weight.n % 16 == 0) {
+    cuda::decode_rows({.segments = {.data = {args.weight.data},
+                                    .format = {format},
+                                    .end = {static_cast<int32_t>(args.weight.n)},
+                                    .scale = {1.0f},
+                                    .count = 1},
+                       .rows = static_cast<int32_t>(args.weight.n),
+                       .x = scratch_.x,
+                       .m = static_cast<int32_t>(args.m),
+                       .out = logits.as<float>(),
+                       .out_stride = args.out_stride},
                       stream_.get());
   } else {
     cuda::linear_mma(args, stream_.get(), true);

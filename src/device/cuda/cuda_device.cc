@@ -3,6 +3,7 @@
 
 #include "base/thread_pool.h"
 #include "device/cuda/cuda_device_impl.h"
+#include "kernels/cuda/greedy.h"
 #include "kernels/cuda/read_bandwidth.h"
 
 #include <algorithm>
@@ -186,7 +187,7 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(scratch->expert_outputs, pairs * spec.hidden_size * 4);
   pieces.take(scratch->gemm, static_cast<int64_t>(Gemm::kWorkspaceBytes));
   pieces.take(scratch->dequantized, static_cast<int64_t>(kDequantizedBytes));
-  pieces.take(scratch->sampling, rows * 8192);
+  pieces.take(scratch->sampling, rows * static_cast<int64_t>(cuda::kGreedyPartialBytes));
   pieces.take(scratch->rope_frequencies, spec.rotary_dim / 2 + 1);
   pieces.take(scratch->forced, pairs);
   take_table(pieces, scratch->routed, pairs, static_cast<int32_t>(spec.num_experts));

@@ -16,6 +16,7 @@
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/prefill.h"
 
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <span>
@@ -148,6 +149,8 @@ class CudaDevice final : public Device {
   void project_out(const StepPlan& plan, const PackedLinear& weight, const StateLayer* state,
                    TensorView out);
   cuda::WindowArgs window_of(const StepPlan& plan, const StateLayer* state) const;
+  void follow(std::initializer_list<const PackedLinear*> projection, const PackedLinear& out);
+  cuda::Later prefetch() const;
   void fused_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
   bool is_prefill(const StepPlan& plan) const;
   bool can_prefill(const StepPlan& plan, const AttentionWeights& weights,
@@ -184,10 +187,10 @@ class CudaDevice final : public Device {
 
   using StepKey = std::tuple<const void*, const void*, int32_t, int32_t, int32_t>;
   std::map<StepKey, CudaGraphExec> graphs_;
-  /// The input projection that runs after an expert block, by the block's router: learned from the
-  /// first step, so that decode can pull it into L2 early.
-  std::map<const void*, PackedLinear> next_projection_;
-  const void* last_router_ = nullptr;
+  /// The input projection that runs after a mixer, by the mixer's output projection: learned from
+  /// the first step, so that decode can pull it into L2 early.
+  std::map<const void*, std::span<const std::byte>> next_projection_;
+  const void* last_out_ = nullptr;
 };
 
 /// Kernel-side name of a buffer's element type.

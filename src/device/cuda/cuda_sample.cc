@@ -27,18 +27,13 @@ void CudaDevice::sample(const SamplePlan& plan, ConstTensorView logits, SampleRe
   }
   const int64_t vocab = logits.row_elements();
   if (greedy) {
-    auto* out = reinterpret_cast<cuda::GreedyResult*>(scratch_.sampling);
-    cuda::greedy(
-        {.logits = logits.as<float>(),
-         .stride = vocab,
-         .limit = plan.vocab_limit,
-         .rows = plan.num_rows,
-         .partial = scratch_.sampling + sizeof(cuda::GreedyResult) * size_t(spec_.max_rows),
-         .out = out},
-        stream_.get());
-    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(sampled_.get(), out,
-                                      sizeof(cuda::GreedyResult) * size_t(plan.num_rows),
-                                      cudaMemcpyDeviceToHost, stream_.get()));
+    cuda::greedy({.logits = logits.as<float>(),
+                  .stride = vocab,
+                  .limit = plan.vocab_limit,
+                  .rows = plan.num_rows,
+                  .partial = scratch_.sampling,
+                  .out = static_cast<cuda::GreedyResult*>(sampled_.get())},
+                 stream_.get());
     pending_ = {results, plan.num_rows};
     return;
   }

@@ -220,11 +220,31 @@ __device__ __forceinline__ uint32_t multiply_bf16(uint32_t a, uint32_t b) {
   return d;
 }
 /// 4 signed E4M3 bytes -> 2 pairs in BF16, exact: the bits moved into place, times 2^120.
-__device__ __forceinline__ void decode_fp8x4(uint32_t bytes, uint32_t& low, uint32_t& high) {
+__device__ __forceinline__ uint32_t decode_fp8x2(uint32_t high_bytes) {
   constexpr uint32_t kTwoTo120 = 0x7B807B80u;
-  const uint32_t a = __byte_perm(bytes, 0, 0x4140), b = __byte_perm(bytes, 0, 0x4342);
-  low = multiply_bf16(((a & 0x00800080u) << 8) | ((a & 0x007f007fu) << 4), kTwoTo120);
-  high = multiply_bf16(((b & 0x00800080u) << 8) | ((b & 0x007f007fu) << 4), kTwoTo120);
+  return multiply_bf16((high_bytes >> 4 & 0x07f007f0u) | (high_bytes & 0x80008000u), kTwoTo120);
+}
+__device__ __forceinline__ void decode_fp8x4(uint32_t bytes, uint32_t& low, uint32_t& high) {
+  low = decode_fp8x2(__byte_perm(bytes, 0, 0x1404));
+  high = decode_fp8x2(__byte_perm(bytes, 0, 0x3424));
+}
+/// The same in F16: one instruction a pair, exact.
+__device__ __forceinline__ void decode_fp8x4_f16(uint32_t bytes, uint32_t& low, uint32_t& high) {
+  asm("{\n .reg .b16 l, h;\n mov.b32 {l, h}, %2;\n"
+      " cvt.rn.f16x2.e4m3x2 %0, l;\n cvt.rn.f16x2.e4m3x2 %1, h;\n}"
+      : "=r"(low), "=r"(high)
+      : "r"(bytes));
+}
+/// 2^s with which values up to `top` in magnitude fit F16 (below 2^15): BF16 values so scaled lose
+/// nothing above 2^-38 of `top`.
+__device__ __forceinline__ float f16_scale(float top) {
+  const int exponent = int(__float_as_uint(top) >> 23);  // biased; top >= 0
+  const int scaled = min(max(127 + 14 + 127 - exponent, 1), 240);
+  return __uint_as_float(uint32_t(scaled) << 23);
+}
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+  const __half2 v = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
 }
 
 // ---------------------------------------------------------------- device: sums and products
@@ -256,6 +276,16 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1
                                          uint32_t a3, uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// The same on F16.
+__device__ __forceinline__ void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                        uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));

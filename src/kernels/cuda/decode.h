@@ -31,7 +31,9 @@ struct Segments {
   int32_t count;
 };
 
-/// out[rows] = W rms_norm(h), one row. Every warp owns rows and a private ring of bulk copies.
+/// Bytes per multiprocessor that decode_in_proj asks for before it may start.
+inline constexpr size_t kInProjEarlyBytes = 4 * 16 * 2048;
+/// out[rows] = W rms_norm(h), one row; segments end at multiples of 16.
 struct InProjArgs {
   Segments segments;
   int32_t rows;
@@ -41,6 +43,17 @@ struct InProjArgs {
   float eps;
 };
 void decode_in_proj(const InProjArgs& args, Stream stream);
+
+/// out[m][rows] = x W^T, up to kMaxMmaRows rows of x; segments end at multiples of 16.
+struct RowsArgs {
+  Segments segments;
+  int32_t rows;
+  const void* x;  // bf16 [m][2048]
+  int32_t m;
+  float* out;
+  int64_t out_stride;
+};
+void decode_rows(const RowsArgs& args, Stream stream);
 
 /// Convolution, gates and delta rule of rows = sequences. projection rows: q 2048 | k 2048 | v 4096
 /// | z 4096 | b 32 | a 32. Leaves o * w * silu(z) in `gated` and the square sums of o in `squares`;
@@ -71,21 +84,24 @@ struct WindowArgs {
   int64_t window_stride_bytes;
 };
 
-/// h += W x, one row; W [2048][4096] BF16 or FP8. x: BF16, or gated / squares of decode_delta.
+inline constexpr int kOutProjRows = 8;
+/// h += W x, up to kOutProjRows rows; W [2048][4096] BF16 or FP8. x: BF16, or gated / squares of
+/// decode_delta.
 struct OutProjArgs {
   const void* weight;
   Format format;
   float scale;
-  const void* x;  // bf16 [4096], or null
+  const void* x;  // bf16 [rows][4096], or null
   const float* gated;
   const float* squares;
   float* h;
+  int32_t rows;
   float eps;
   WindowArgs window;
 };
 void decode_out_proj(const OutProjArgs& args, Stream stream);
 
-/// BF16 rows of gated / squares, and the windows: for decode_linear_rows of several rows.
+/// BF16 rows of gated / squares, and the windows: for more rows than decode_out_proj takes.
 struct GatedArgs {
   const float* gated;
   const float* squares;
@@ -109,7 +125,7 @@ struct AttentionDecodeArgs {
   int32_t mrope_section[3];
   float eps;
   float* partial;
-  int32_t num_splits;
+  int32_t num_splits;  // at most 64
   void* out;  // bf16 [rows][4096]
 };
 void decode_attention(const AttentionDecodeArgs& args, Stream stream);

@@ -16,29 +16,39 @@ constexpr int kDim = 256, kHeads = 16, kKvHeads = 2, kGroup = 8, kPage = 64;
 constexpr int kWarps = 8, kThreads = kWarps * 32, kKeysPerWarp = 16;
 constexpr int kK = kHeads * 2 * kDim, kV = kK + kKvHeads * kDim;  // places in a projection row
 
-/// rms_norm and rotation of one head by one warp; lane holds dimensions lane, lane + 32, ... The
-/// pairs are (lane, lane + 32).
-__device__ __forceinline__ void norm_and_rotate(const AttentionDecodeArgs& args, const float* x,
-                                                const float* weight, int row, float (&out)[8]) {
-  const int lane = threadIdx.x % 32;
-  float square = 0;
+/// What norm and rotation of a head by one warp need besides the head: nothing of it depends on
+/// kernels before this one. Lane holds dimensions lane, lane + 32, ...; the pairs to rotate are
+/// (lane, lane + 32).
+struct Rotation {
+  float sine, cosine, weight[8];
+
+  __device__ __forceinline__ Rotation(const AttentionDecodeArgs& args, const float* norm_weight,
+                                      int row) {
+    const int lane = threadIdx.x % 32;
+    const bool height = lane % 3 == 1 && lane < 3 * args.mrope_section[1];
+    const bool width = lane % 3 == 2 && lane < 3 * args.mrope_section[2];
+    const int position = args.step.positions[row * 3 + (height ? 1 : width ? 2 : 0)];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    out[i] = x[i * 32 + lane];
-    square += out[i] * out[i];
+    for (int i = 0; i < 8; ++i) weight[i] = 1.0f + norm_weight[i * 32 + lane];
+    sincosf(float(position) * args.inverse_frequencies[lane], &sine, &cosine);
   }
-  const float r = rsqrtf(warp_sum(square) / kDim + args.eps);
+  /// rms_norm and rotation of x[256].
+  __device__ __forceinline__ void apply(const float* x, float eps, float (&out)[8]) const {
+    const int lane = threadIdx.x % 32;
+    float square = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) out[i] = out[i] * r * (1.0f + weight[i * 32 + lane]);
-  const bool height = lane % 3 == 1 && lane < 3 * args.mrope_section[1];
-  const bool width = lane % 3 == 2 && lane < 3 * args.mrope_section[2];
-  const int position = args.step.positions[row * 3 + (height ? 1 : width ? 2 : 0)];
-  float sine, cosine;
-  sincosf(float(position) * args.inverse_frequencies[lane], &sine, &cosine);
-  const float a = out[0], b = out[1];
-  out[0] = a * cosine - b * sine;
-  out[1] = b * cosine + a * sine;
-}
+    for (int i = 0; i < 8; ++i) {
+      out[i] = x[i * 32 + lane];
+      square += out[i] * out[i];
+    }
+    const float r = rsqrtf(warp_sum(square) / kDim + eps);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] = out[i] * r * weight[i];
+    const float a = out[0], b = out[1];
+    out[0] = a * cosine - b * sine;
+    out[1] = b * cosine + a * sine;
+  }
+};
 
 /// 8 elements of a key or value row as BF16 pairs, in order.
 template <typename T>
@@ -74,22 +84,21 @@ __device__ __forceinline__ uint32_t transpose(uint32_t x) {
 
 struct SharedState {
   uint4 q[kGroup][kDim / 8];
-  float out[kWarps / 2][kGroup][kDim + 4];
+  float out[kWarps / 2][64][32];  // accumulators as the lanes hold them: [register][lane]
   float maximum[kWarps][kGroup], sum[kWarps][kGroup];
 };
 
+/// Stores the newest key (warp 0, rotation: with k_norm) and value (warp 1) of a row.
 template <typename T>
-__device__ __forceinline__ void store_newest(const AttentionDecodeArgs& args, const Sequence& s,
-                                             int row, int kv_head, const int32_t* pages) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, token = s.kv_len - 1;
-  const int64_t to =
-      ((int64_t(pages[token / kPage]) * kKvHeads + kv_head) * kPage + token % kPage) * kDim;
-  const float* projection = args.projection + row * args.projection_stride;
-  if (warp > 1) return;
+__device__ __forceinline__ void store_newest(const AttentionDecodeArgs& args,
+                                             const Rotation& rotation, int token, int64_t page) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y;
+  const int64_t to = ((page * kKvHeads + kv_head) * kPage + token % kPage) * kDim;
+  const float* projection = args.projection + blockIdx.z * args.projection_stride;
   const bool is_key = warp == 0, scaled = args.cache.type == Element::f8_e4m3;
   float x[8];
   if (is_key) {
-    norm_and_rotate(args, projection + kK + kv_head * kDim, args.k_norm, row, x);
+    rotation.apply(projection + kK + kv_head * kDim, args.eps, x);
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = projection[kV + kv_head * kDim + i * 32 + lane];
@@ -107,22 +116,35 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionDecodeA
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int split = blockIdx.x, kv_head = blockIdx.y, row = blockIdx.z;
   grid_release();
+  // The step's own arrays were there before the first kernel of the step.
   const Sequence s = args.step.sequence[row];
   const int pages = (s.kv_len + kPage - 1) / kPage;
   const int per_split = (pages + args.num_splits - 1) / args.num_splits;
   const int first_page = split * per_split, last_page = min(pages, first_page + per_split);
-  grid_wait();
-  if (first_page >= last_page) return;
+  if (first_page >= last_page) {
+    grid_wait();
+    return;
+  }
   const int32_t* page_table = args.step.page_table + int64_t(row) * args.step.page_stride;
+  constexpr int kPageBytes = kPage * kDim * sizeof(T);
+  for (int page = first_page + threadIdx.x; page < last_page; page += kThreads) {
+    const int64_t at = (int64_t(page_table[page]) * kKvHeads + kv_head) * kPageBytes;
+    prefetch_l2(static_cast<const char*>(args.cache.k) + at, kPageBytes);
+    prefetch_l2(static_cast<const char*>(args.cache.v) + at, kPageBytes);
+  }
+  const bool stores = last_page == pages && warp < 2;
+  const int64_t newest_page = page_table[pages - 1];
+  const Rotation for_queries(args, args.q_norm, row), for_key(args, args.k_norm, row);
+  grid_wait();
   const float* projection = args.projection + row * args.projection_stride;
   {
     float x[8];
-    norm_and_rotate(args, projection + (kv_head * kGroup + warp) * 2 * kDim, args.q_norm, row, x);
+    for_queries.apply(projection + (kv_head * kGroup + warp) * 2 * kDim, args.eps, x);
     bf16* q = reinterpret_cast<bf16*>(shared.q[warp]);
 #pragma unroll
     for (int i = 0; i < 8; ++i) q[i * 32 + lane] = __float2bfloat16(x[i]);
   }
-  if (last_page == pages) store_newest<T>(args, s, row, kv_head, page_table);
+  if (stores) store_newest<T>(args, for_key, s.kv_len - 1, newest_page);
   __syncthreads();
   const bool scaled = args.cache.type == Element::f8_e4m3;
   const float score_scale = rsqrtf(float(kDim)) * (scaled ? args.cache.k_scale : 1.0f);
@@ -225,58 +247,88 @@ __global__ void __launch_bounds__(kThreads, 1) attention_kernel(AttentionDecodeA
   for (int round = 1; round >= 0; --round) {
     if (warp / (kWarps / 2) == round) {
 #pragma unroll
-      for (int tile = 0; tile < 16; ++tile) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int d = tile / 4 * 64 + g * 8 + tile % 4 * 2 + i / 2;
-          float& to = shared.out[warp % (kWarps / 2)][2 * t + i % 2][d];
-          const float value = acc[tile][i] * rescale[i % 2];
-          to = round == 1 ? value : to + value;
-        }
+      for (int i = 0; i < 64; ++i) {
+        float& to = shared.out[warp % (kWarps / 2)][i][lane];
+        const float value = acc[i / 4][i % 4] * rescale[i % 2];
+        to = round == 1 ? value : to + value;
       }
     }
     __syncthreads();
   }
   const float v_scale = scaled ? args.cache.v_scale : 1.0f;
-  for (int i = threadIdx.x; i < kGroup * kDim; i += kThreads) {
-    const int h = i / kDim, d = i % kDim;
-    const float y =
-        (shared.out[0][h][d] + shared.out[1][h][d]) + (shared.out[2][h][d] + shared.out[3][h][d]);
-    float* to =
-        args.partial +
-        ((int64_t(row) * kHeads + kv_head * kGroup + h) * args.num_splits + split) * (kDim + 4);
-    to[d] = y * v_scale;
-    if (d == 0) {
-      float top = -INFINITY, total = 0;
-      for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared.maximum[w][h]);
-      for (int w = 0; w < kWarps; ++w) {
-        total += shared.sum[w][h] * __expf(shared.maximum[w][h] - top);
-      }
-      to[kDim] = top;
-      to[kDim + 1] = total;
+  const auto partial_of = [&](int h) {
+    return args.partial +
+           ((int64_t(row) * kHeads + kv_head * kGroup + h) * args.num_splits + split) * (kDim + 4);
+  };
+#pragma unroll
+  for (int i = warp; i < 64; i += kWarps) {
+    const float y = (shared.out[0][i][lane] + shared.out[1][i][lane]) +
+                    (shared.out[2][i][lane] + shared.out[3][i][lane]);
+    partial_of(2 * t + i % 2)[i / 16 * 64 + g * 8 + i / 4 % 4 * 2 + i % 4 / 2] = y * v_scale;
+  }
+  if (threadIdx.x < kGroup) {
+    const int h = threadIdx.x;
+    float top = -INFINITY, total = 0;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared.maximum[w][h]);
+    for (int w = 0; w < kWarps; ++w) {
+      total += shared.sum[w][h] * __expf(shared.maximum[w][h] - top);
     }
+    partial_of(h)[kDim] = top;
+    partial_of(h)[kDim + 1] = total;
   }
 }
 
-/// CTA = (head, row); thread = dimension.
+/// CTA = (head, row); the warps share out the key ranges, a lane holds eight dimensions.
 __global__ void __launch_bounds__(kDim) merge_kernel(AttentionDecodeArgs args) {
+  constexpr int kStride = kDim + 4, kMaxRanges = 64;
+  __shared__ float sums[kWarps][kDim];
   const int head = blockIdx.x, row = blockIdx.y, d = threadIdx.x;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   grid_release();
-  grid_wait();
   const Sequence s = args.step.sequence[row];
   const int pages = (s.kv_len + kPage - 1) / kPage;
   const int per_split = (pages + args.num_splits - 1) / args.num_splits;
   const int ranges = (pages + per_split - 1) / per_split;
-  const float* part = args.partial + (int64_t(row) * kHeads + head) * args.num_splits * (kDim + 4);
+  const float* part = args.partial + (int64_t(row) * kHeads + head) * args.num_splits * kStride;
+  grid_wait();
   const float gate = args.projection[row * args.projection_stride + head * 2 * kDim + kDim + d];
-  float top = -INFINITY;
-  for (int i = 0; i < ranges; ++i) top = fmaxf(top, part[i * (kDim + 4) + kDim]);
-  float total = 0, y = 0;
-  for (int i = 0; i < ranges; ++i) {
-    const float weight = __expf(part[i * (kDim + 4) + kDim] - top);
-    total += weight * part[i * (kDim + 4) + kDim + 1];
-    y += weight * part[i * (kDim + 4) + d];
+  // Ranges lane and lane + 32: their maximum and sum of weights.
+  float weight[2], total = 0;
+  float2 found[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int range = i * 32 + lane;
+    found[i] = range < ranges ? *reinterpret_cast<const float2*>(part + range * kStride + kDim)
+                              : make_float2(-INFINITY, 0.0f);
   }
+  const float top = warp_max(fmaxf(found[0].x, found[1].x));
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    weight[i] = __expf(found[i].x - top);
+    total += weight[i] * found[i].y;
+  }
+  total = warp_sum(total);
+  float4 sum[2] = {};
+#pragma unroll
+  for (int i = 0; i < kMaxRanges / kWarps; ++i) {
+    const int range = i * kWarps + warp;
+    if (range >= ranges) break;
+    const float w = __shfl_sync(~0u, i < 32 / kWarps ? weight[0] : weight[1], range % 32);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float4 v =
+          *reinterpret_cast<const float4*>(part + range * kStride + j * 128 + lane * 4);
+      sum[j].x += w * v.x, sum[j].y += w * v.y, sum[j].z += w * v.z, sum[j].w += w * v.w;
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    *reinterpret_cast<float4*>(&sums[warp][j * 128 + lane * 4]) = sum[j];
+  }
+  __syncthreads();
+  float y = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) y += sums[w][d];
   static_cast<bf16*>(args.out)[int64_t(row) * kMixer + head * kDim + d] =
       __float2bfloat16(y / total * sigmoid(gate));
 }
@@ -302,10 +354,14 @@ void decode_attention(const AttentionDecodeArgs& args, Stream stream) {
 }
 
 void prepare_decode_dense();
+void prepare_decode_out();
+void prepare_decode_rows();
 void prepare_decode_delta();
 void prepare_decode_experts();
 void prepare_decode() {
   prepare_decode_dense();
+  prepare_decode_out();
+  prepare_decode_rows();
   prepare_decode_delta();
   prepare_decode_experts();
   prepare_decode_attention();

@@ -1,19 +1,26 @@
-// Dense kernels of the decode chain: in_proj, out_proj, router, head. One row unless said.
+// Dense kernels of the decode chain: in_proj, router, head (decode_out.cu: out_proj). One row
+// unless said.
 //
 // Weights depend on nothing, so every kernel asks for its first weights before grid_wait(). in_proj
 // is a persistent grid of one CTA per SM (its shared memory is padded so that two never share one):
-// each warp has a private ring of two bulk copies of one row.
+// each warp has a private ring of bulk copies, two rows of BF16 or four of FP8.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode.h"
 #include "kernels/cuda/nvfp4.cuh"
+#include "kernels/cuda/segments.cuh"
 
 namespace nibble::cuda {
 namespace {
 
-constexpr int kRingWarps = 16, kRingSlots = 2, kSlotBytes = 2 * kHidden;
-constexpr size_t kRingBytes = size_t{kRingWarps} * kRingSlots * kSlotBytes;
-constexpr int kOutRows = 16;
-constexpr size_t kOutBytes = size_t{kOutRows} * 2 * kMixer, kPadRouter = 60 << 10;
+constexpr int kRingWarps = 16, kRingSlots = 4, kPanelRows = 16;
+/// Rows of an item lie 64 bytes apart from a multiple of 128: the 8 rows of an operand meet
+/// different banks.
+constexpr int kItemRowBytes = kHidden, kRowStride = kItemRowBytes + 64;
+constexpr int kSlotBytes = kPanelRows * kRowStride;
+constexpr size_t kRingBytes = size_t{kRingSlots} * kSlotBytes;
+constexpr size_t kPadRouter = 60 << 10;
+constexpr int kHeadWarps = 16, kHeadSlots = 5;
+constexpr size_t kHeadRing = size_t{kHeadWarps} * kHeadSlots * kUnitBytes;
 
 /// The norm's weights in registers: asked for before grid_wait().
 template <int kThreads>
@@ -28,32 +35,53 @@ struct NormWeights {
   }
 };
 
-/// x[2048] = bf16(rms_norm(h)) into shared memory; all threads of the CTA take part.
-template <int kThreads>
-__device__ __forceinline__ void norm_to_shared(const float* h, const NormWeights<kThreads>& w,
-                                               float eps, bf16* x) {
-  __shared__ float partial[kThreads / 32];
+/// x[2048] = bf16(rms_norm(h)) into shared memory; all threads of the CTA take part. x16: the same
+/// times a power of two in F16 (f16_scale), or null; returns its inverse.
+template <int kThreads, bool kF16 = false>
+__device__ __forceinline__ float norm_to_shared(const float* h, const NormWeights<kThreads>& w,
+                                                float eps, bf16* x, uint32_t* x16 = nullptr) {
+  __shared__ float partial[kThreads / 32], tops[kF16 ? kThreads / 32 : 1];
   constexpr int kPairs = NormWeights<kThreads>::kPairs;
   float2 v[kPairs];
-  float sum = 0;
+  float sum = 0, top = 0;
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     v[i] = reinterpret_cast<const float2*>(h)[i * kThreads + threadIdx.x];
     sum += v[i].x * v[i].x + v[i].y * v[i].y;
+    if constexpr (kF16) {
+      top = fmaxf(top, fabsf(v[i].x * (1.0f + w.pair[i].x)));
+      top = fmaxf(top, fabsf(v[i].y * (1.0f + w.pair[i].y)));
+    }
   }
   sum = warp_sum(sum);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
+  if constexpr (kF16) top = warp_max(top);
+  if (threadIdx.x % 32 == 0) {
+    partial[threadIdx.x / 32] = sum;
+    if constexpr (kF16) tops[threadIdx.x / 32] = top;
+  }
   __syncthreads();
   float total = 0;
 #pragma unroll
   for (int i = 0; i < kThreads / 32; ++i) total += partial[i];
   const float r = rsqrtf(total / kHidden + eps);
+  float scale = 1.0f;
+  if constexpr (kF16) {
+    top = tops[0];
+#pragma unroll
+    for (int i = 1; i < kThreads / 32; ++i) top = fmaxf(top, tops[i]);
+    scale = f16_scale(top * r);
+  }
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    reinterpret_cast<uint32_t*>(x)[i * kThreads + threadIdx.x] =
+    const uint32_t pair =
         pack_bf16(v[i].x * r * (1.0f + w.pair[i].x), v[i].y * r * (1.0f + w.pair[i].y));
+    reinterpret_cast<uint32_t*>(x)[i * kThreads + threadIdx.x] = pair;
+    if constexpr (kF16) {
+      x16[i * kThreads + threadIdx.x] = pack_f16(bf16_low(pair) * scale, bf16_high(pair) * scale);
+    }
   }
   __syncthreads();
+  return 1.0f / scale;
 }
 
 __device__ __forceinline__ void fma8(float (&acc)[4], const uint4& w, const uint4& x) {
@@ -67,184 +95,118 @@ __device__ __forceinline__ void fma8(float (&acc)[4], const uint4& w, const uint
   acc[3] = fmaf(bf16_high(w.w), bf16_high(x.w), acc[3]);
 }
 
-/// 8 FP8 weights against 8 BF16 activations.
-__device__ __forceinline__ void fma8_fp8(float (&acc)[4], uint2 w, const uint4& x) {
-  uint4 pairs;
-  decode_fp8x4(w.x, pairs.x, pairs.y);
-  decode_fp8x4(w.y, pairs.z, pairs.w);
-  fma8(acc, pairs, x);
-}
-
 // ---------------------------------------------------------------- in_proj
 
-/// One row of a Segments list.
-struct RowPlace {
-  const uint8_t* data;
-  int bytes;
-  float scale;
+/// A ring of items of 16 rows x 2048 bytes: a panel of FP8 rows, or half of one of BF16 rows. Warp
+/// = 128 bytes of every row; the one column of the product is x.
+struct Item {
+  int panel, half;  // half: of BF16 rows
+
+  __device__ __forceinline__ void advance(const RowPlace& place) {
+    half = place.bytes > kItemRowBytes ? half ^ 1 : 0;
+    if (half == 0) panel += int(gridDim.x);
+  }
 };
 
-__device__ __forceinline__ RowPlace find_row(const Segments& segments, int row) {
-  int begin = 0;
-#pragma unroll
-  for (int i = 0; i < Segments::kMax; ++i) {
-    if (i < segments.count && row < segments.end[i]) {
-      const int bytes = segments.format[i] == Format::bf16 ? 2 * kHidden : kHidden;
-      return {static_cast<const uint8_t*>(segments.data[i]) + size_t(row - begin) * bytes, bytes,
-              segments.scale[i]};
-    }
-    begin = segments.end[i];
-  }
-  return {nullptr, 0, 0.0f};
-}
-
 template <bool kHasFp8>
-__global__ void __launch_bounds__(kRingWarps * 32, 2) in_proj_kernel(InProjArgs args) {
+__global__ void __maxnreg__(56) in_proj_kernel(const __grid_constant__ InProjArgs args) {
   extern __shared__ __align__(128) uint8_t ring[];
   __shared__ __align__(16) bf16 x[kHidden];
-  __shared__ uint64_t full[kRingWarps][kRingSlots];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  __shared__ __align__(16) uint32_t x16[kHasFp8 ? kHidden / 2 : 4];
+  __shared__ float partial[2][kRingWarps][kPanelRows];
+  __shared__ uint64_t full[kRingSlots];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   grid_release();
-  uint8_t* mine = ring + size_t(warp) * kRingSlots * kSlotBytes;
-  const int stride = gridDim.x * kRingWarps, first = warp * gridDim.x + blockIdx.x;
-  const int count = first < args.rows ? (args.rows - first + stride - 1) / stride : 0;
-  const uint64_t policy = evict_first_policy();
-  auto issue = [&](int i) {
-    const RowPlace place = find_row(args.segments, first + i * stride);
-    barrier_expect(&full[warp][i % kRingSlots], place.bytes);
-    bulk_load(mine + (i % kRingSlots) * kSlotBytes, place.data, place.bytes,
-              &full[warp][i % kRingSlots], policy);
+  // Every warp brings in its row of each item.
+  Item next{int(blockIdx.x), 0};
+  auto issue = [&](int slot) {
+    if (next.panel * kPanelRows >= args.rows) return;
+    const RowPlace place = find_row(args.segments, next.panel * kPanelRows + warp);
+    barrier_expect(&full[slot], kItemRowBytes);
+    bulk_load(ring + slot * kSlotBytes + warp * kRowStride, place.data + next.half * kItemRowBytes,
+              kItemRowBytes, &full[slot], evict_first_policy());
+    next.advance(place);
   };
-  if (lane == 0) {
-    for (int s = 0; s < kRingSlots; ++s) barrier_init(&full[warp][s], 1);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kRingSlots; ++s) barrier_init(&full[s], kPanelRows);
     barrier_init_fence();
-    for (int i = 0; i < kRingSlots && i < count; ++i) issue(i);
-  }
-  __syncwarp();
-  const NormWeights<kRingWarps * 32> norm(args.norm_weight);
-  grid_wait();
-  norm_to_shared<kRingWarps * 32>(args.h, norm, args.eps, x);
-  const uint4* x_vectors = reinterpret_cast<const uint4*>(x);
-  for (int i = 0; i < count; ++i) {
-    const int row = first + i * stride;
-    float acc[4] = {0, 0, 0, 0}, scale = 1.0f;
-    barrier_wait(&full[warp][i % kRingSlots], (i / kRingSlots) & 1);
-    const uint4* slot = reinterpret_cast<const uint4*>(mine + (i % kRingSlots) * kSlotBytes);
-    bool is_fp8 = false;
-    if constexpr (kHasFp8) {
-      const RowPlace place = find_row(args.segments, row);
-      is_fp8 = place.bytes == kHidden;
-      scale = place.scale;
-    }
-    if (is_fp8) {
-#pragma unroll
-      for (int v = 0; v < kHidden / 512; ++v) {
-        const uint4 w = slot[v * 32 + lane];
-        fma8_fp8(acc, make_uint2(w.x, w.y), x_vectors[(v * 32 + lane) * 2]);
-        fma8_fp8(acc, make_uint2(w.z, w.w), x_vectors[(v * 32 + lane) * 2 + 1]);
-      }
-    } else {
-#pragma unroll
-      for (int v = 0; v < kHidden / 256; ++v)
-        fma8(acc, slot[v * 32 + lane], x_vectors[v * 32 + lane]);
-    }
-    __syncwarp();
-    if (lane == 0 && i + kRingSlots < count) issue(i + kRingSlots);
-    const float y = warp_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
-    if (lane == 0) args.out[row] = y * scale;
-  }
-}
-
-// ---------------------------------------------------------------- the convolution window
-
-/// Threads of the grid share out the channels of all sequences: the columns move on by one.
-__device__ __forceinline__ void advance_windows(const WindowArgs& args, int thread, int threads) {
-  constexpr int kChannels = 8192;
-  if (args.window == nullptr) return;
-  for (int i = thread; i < args.step.sequences * kChannels; i += threads) {
-    const int sequence = i / kChannels, channel = i % kChannels;
-    const Sequence s = args.step.sequence[sequence];
-    char* base = static_cast<char*>(args.window);
-    const bf16* from =
-        s.read_slot < 0
-            ? nullptr
-            : reinterpret_cast<const bf16*>(base + s.read_slot * args.window_stride_bytes);
-    bf16* to = reinterpret_cast<bf16*>(base + s.write_slot * args.window_stride_bytes);
-    const bf16 second = from == nullptr ? bf16(0.0f) : from[kChannels + channel];
-    const bf16 third = from == nullptr ? bf16(0.0f) : from[2 * kChannels + channel];
-    to[channel] = second;
-    to[kChannels + channel] = third;
-    to[2 * kChannels + channel] =
-        __float2bfloat16(args.projection[sequence * args.projection_stride + channel]);
-  }
-}
-
-// ---------------------------------------------------------------- out_proj
-
-/// CTA = 16 rows, warp = one of them: the whole row is one bulk copy, asked for before grid_wait().
-template <Format kFormat>
-__global__ void __launch_bounds__(kOutRows * 32, 1) out_proj_kernel(OutProjArgs args) {
-  constexpr int kRowBytes = kFormat == Format::bf16 ? 2 * kMixer : kMixer;
-  extern __shared__ __align__(128) uint8_t rows[];
-  __shared__ uint4 x[kMixer / 8];
-  __shared__ uint64_t full[kOutRows];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.x * kOutRows + warp;
-  uint8_t* mine = rows + warp * kRowBytes;
-  if (lane == 0) {
-    barrier_init(&full[warp], 1);
-    barrier_init_fence();
-    barrier_expect(&full[warp], kRowBytes);
-    bulk_load(mine, static_cast<const uint8_t*>(args.weight) + size_t(row) * kRowBytes, kRowBytes,
-              &full[warp], evict_first_policy());
-  }
-  __syncwarp();
-  grid_release();
-  grid_wait();
-  const float residual = lane == 0 ? args.h[row] : 0.0f;
-  const int v = threadIdx.x;  // thread = 8 values
-  if (args.x != nullptr) {
-    x[v] = static_cast<const uint4*>(args.x)[v];
-  } else {
-    // Rounded to BF16 as a linear input must be; a head is 16 threads.
-    const float4* gated = reinterpret_cast<const float4*>(args.gated) + v * 2;
-    const float4 low = gated[0], high = gated[1];
-    const float4 q = reinterpret_cast<const float4*>(args.squares)[v / 16];
-    const float r = rsqrtf((q.x + q.y + q.z + q.w) / 128 + args.eps);
-    x[v] = make_uint4(pack_bf16(low.x * r, low.y * r), pack_bf16(low.z * r, low.w * r),
-                      pack_bf16(high.x * r, high.y * r), pack_bf16(high.z * r, high.w * r));
   }
   __syncthreads();
-  barrier_wait(&full[warp], 0);
-  const uint4* w = reinterpret_cast<const uint4*>(mine);
-  float acc[4] = {0, 0, 0, 0};
-#pragma unroll
-  for (int i = 0; i < kRowBytes / 512; ++i) {
-    const uint4 part = w[i * 32 + lane];
-    if constexpr (kFormat == Format::bf16) {
-      fma8(acc, part, x[i * 32 + lane]);
-    } else {
-      fma8_fp8(acc, make_uint2(part.x, part.y), x[(i * 32 + lane) * 2]);
-      fma8_fp8(acc, make_uint2(part.z, part.w), x[(i * 32 + lane) * 2 + 1]);
+  const NormWeights<kRingWarps * 32> norm(args.norm_weight);
+  if (lane == 0) {
+    // Two items at a time: what the kernel before still reads must not queue up behind weights.
+    for (int s = 0; s < kRingSlots; ++s) {
+      if (s >= 2) barrier_wait(&full[s - 2], 0);
+      issue(s);
     }
   }
-  const float y = warp_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
-  if (lane == 0) args.h[row] = residual + y * args.scale;
-  advance_windows(args.window, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
-}
-
-/// Thread = two values of one row.
-__global__ void __launch_bounds__(256) gated_kernel(GatedArgs args) {
+  __syncwarp();
   grid_wait();
-  grid_release();
-  const int i = blockIdx.x * 256 + threadIdx.x;
-  const int row = i / (kMixer / 2), pair = i % (kMixer / 2), head = pair / 64;
-  if (row < args.rows) {
-    const float4 q = reinterpret_cast<const float4*>(args.squares)[row * 32 + head];
-    const float r = rsqrtf((q.x + q.y + q.z + q.w) / 128 + args.eps);
-    const float2 v = reinterpret_cast<const float2*>(args.gated)[i];
-    static_cast<uint32_t*>(args.out)[i] = pack_bf16(v.x * r, v.y * r);
+  const float factor = norm_to_shared<kRingWarps * 32, kHasFp8>(args.h, norm, args.eps, x, x16);
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  uint4 b[4];  // FP8: x in F16 of the warp's 128 k; else x of its 64 k in either half
+#pragma unroll
+  for (int q = 0; q < 4; ++q) {
+    const int v =
+        kHasFp8 ? warp * 16 + q / 2 * 8 + t * 2 + q % 2 : q / 2 * 128 + warp * 8 + q % 2 * 4 + t;
+    const uint4* from =
+        kHasFp8 ? reinterpret_cast<const uint4*>(x16) : reinterpret_cast<const uint4*>(x);
+    b[q] = g == 0 ? from[v] : zero;
   }
-  advance_windows(args.window, i, gridDim.x * 256);
+  float acc[2][4] = {};
+  Item item{int(blockIdx.x), 0};
+  for (int i = 0; item.panel * kPanelRows < args.rows; ++i) {
+    const int slot = i % kRingSlots;
+    const RowPlace place = find_row(args.segments, item.panel * kPanelRows);
+    const uint8_t* from = ring + slot * kSlotBytes + g * kRowStride + warp * 128 + t * 16;
+    barrier_wait(&full[slot], i / kRingSlots & 1);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const uint4 low = *reinterpret_cast<const uint4*>(from + j * 64);
+      const uint4 high = *reinterpret_cast<const uint4*>(from + 8 * kRowStride + j * 64);
+      if (kHasFp8 && place.bytes == kItemRowBytes) {
+        const uint32_t* low_words = &low.x;
+        const uint32_t* high_words = &high.x;
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          uint32_t a0, a1, a2, a3;
+          decode_fp8x4_f16(low_words[w], a0, a2);
+          decode_fp8x4_f16(high_words[w], a1, a3);
+          const uint32_t* column = &b[2 * j + w / 2].x + w % 2 * 2;
+          mma_f16(acc[w % 2], a0, a1, a2, a3, column[0], column[1]);
+        }
+      } else {
+        uint4 column = kHasFp8 ? zero : item.half == 0 ? b[j] : b[2 + j];
+        if (kHasFp8 && g == 0) {
+          column = reinterpret_cast<const uint4*>(x)[item.half * 128 + warp * 8 + j * 4 + t];
+        }
+        mma_bf16(acc[0], low.x, high.x, low.y, high.y, column.x, column.y);
+        mma_bf16(acc[1], low.z, high.z, low.w, high.w, column.z, column.w);
+      }
+    }
+    const int panel = item.panel;
+    item.advance(place);
+    const bool is_done = item.half == 0;
+    if (is_done) {
+      if (t == 0) {
+        partial[i % 2][warp][g] = acc[0][0] + acc[1][0];
+        partial[i % 2][warp][g + 8] = acc[0][2] + acc[1][2];
+      }
+#pragma unroll
+      for (int v = 0; v < 4; ++v) acc[0][v] = acc[1][v] = 0;
+    }
+    __syncthreads();
+    if (lane == 0) issue(slot);
+    __syncwarp();
+    if (is_done && warp == i % kRingWarps) {
+      float y = lane < kPanelRows ? partial[i % 2][0][lane] : 0.0f;
+#pragma unroll
+      for (int w = 1; w < kRingWarps; ++w) y += lane < kPanelRows ? partial[i % 2][w][lane] : 0.0f;
+      const float scale = kHasFp8 && place.bytes == kItemRowBytes ? place.scale * factor : 1.0f;
+      if (lane < kPanelRows) args.out[panel * kPanelRows + lane] = y * scale;
+    }
+    __syncwarp();
+  }
 }
 
 // ---------------------------------------------------------------- router and head
@@ -313,67 +275,71 @@ __global__ void __launch_bounds__(256, 4) head_kernel(HeadArgs args) {
   if (lane == 0) args.logits[row] = y;
 }
 
-/// NVFP4 units, a warp per panel of 16 rows: the units of a panel follow each other two at a time.
-__global__ void __launch_bounds__(256) head_units_kernel(HeadArgs args) {
+/// NVFP4 units, persistent: a warp takes one panel of 16 rows after the other, its next units in
+/// flight.
+__global__ void __launch_bounds__(kHeadWarps * 32, 1) head_units_kernel(HeadArgs args) {
   constexpr int kUnits = kHidden / kUnitK;
+  extern __shared__ __align__(128) uint8_t rings[];
   __shared__ uint4 x[kHidden / 8];
-  const int lane = threadIdx.x % 32;
-  const int64_t panel = blockIdx.x * int64_t{8} + threadIdx.x / 32;
-  const bool exists = panel * 16 < args.n;
-  const uint8_t* from = static_cast<const uint8_t*>(args.weight) + panel * kUnits * kUnitBytes;
-  UnitRegisters units[2];
-  if (exists) {
-    units[0].load(from);
-    units[1].load(from + kUnitBytes);
+  __shared__ uint64_t full[kHeadWarps][kHeadSlots];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int step = int(gridDim.x) * kHeadWarps, start = warp * gridDim.x + blockIdx.x;
+  const int panels = int(args.n / 16);
+  const int count = start < panels ? ((panels - start + step - 1) / step) * kUnits : 0;
+  uint8_t* ring = rings + warp * kHeadSlots * kUnitBytes;
+  const uint64_t policy = evict_first_policy();
+  const auto issue = [&](int i) {
+    if (i >= count) return;
+    const int64_t unit = int64_t(start + i / kUnits * step) * kUnits + i % kUnits;
+    uint64_t* barrier = &full[warp][i % kHeadSlots];
+    barrier_expect(barrier, kUnitBytes);
+    bulk_load(ring + i % kHeadSlots * kUnitBytes,
+              static_cast<const uint8_t*>(args.weight) + unit * kUnitBytes, kUnitBytes, barrier,
+              policy);
+  };
+  if (lane == 0) {
+    for (int s = 0; s < kHeadSlots; ++s) barrier_init(&full[warp][s], 1);
+    barrier_init_fence();
+    for (int s = 0; s < kHeadSlots; ++s) issue(s);
   }
+  __syncwarp();
   grid_wait();
   grid_release();
-  x[threadIdx.x] = static_cast<const uint4*>(args.x)[threadIdx.x];
+  if (threadIdx.x < kHidden / 8) x[threadIdx.x] = static_cast<const uint4*>(args.x)[threadIdx.x];
   __syncthreads();
-  if (!exists) return;
   float acc[4][4] = {};
-#pragma unroll
-  for (int unit = 0; unit < kUnits; ++unit) {
-    const UnitRegisters now = units[unit % 2];
-    if (unit + 2 < kUnits) units[unit % 2].load(from + (unit + 2) * kUnitBytes);
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      uint4 first = make_uint4(0, 0, 0, 0), second = first;
-      if (lane < 4) {  // the one row is column 0
-        first = x[unit * 32 + c * 8 + lane * 2];
-        second = x[unit * 32 + c * 8 + lane * 2 + 1];
-      }
-      uint32_t a[16];
-      decode_a(now.codes[c], now.two_scales(c), a);
-      mma_bf16(acc[0], a[0], a[1], a[2], a[3], first.x, first.y);
-      mma_bf16(acc[1], a[4], a[5], a[6], a[7], first.z, first.w);
-      mma_bf16(acc[2], a[8], a[9], a[10], a[11], second.x, second.y);
-      mma_bf16(acc[3], a[12], a[13], a[14], a[15], second.z, second.w);
+  for (int i = 0; i < count; ++i) {
+    barrier_wait(&full[warp][i % kHeadSlots], i / kHeadSlots & 1);
+    multiply_unit_shared(ring + i % kHeadSlots * kUnitBytes, x + i % kUnits * 32, acc);
+    __syncwarp();
+    if (lane == 0) issue(i + kHeadSlots);
+    __syncwarp();
+    if (i % kUnits != kUnits - 1) continue;
+    if (lane % 4 == 0) {
+      float* out = args.logits + int64_t(start + i / kUnits * step) * 16 + lane / 4;
+      const float scale = args.scale * kUnitFix;
+      out[0] = ((acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0])) * scale;
+      out[8] = ((acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2])) * scale;
     }
-  }
-  if (lane % 4 == 0) {
-    float* out = args.logits + panel * 16 + lane / 4;
-    out[0] = ((acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0])) * (args.scale * kUnitFix);
-    out[8] = ((acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2])) * (args.scale * kUnitFix);
+#pragma unroll
+    for (int chain = 0; chain < 4; ++chain) {
+#pragma unroll
+      for (int v = 0; v < 4; ++v) acc[chain][v] = 0;
+    }
+    __syncwarp();
   }
 }
 
 }  // namespace
 
 void prepare_decode_dense() {
-  allow_shared(in_proj_kernel<false>, kRingBytes);
-  allow_shared(in_proj_kernel<true>, kRingBytes);
-  allow_shared(out_proj_kernel<Format::bf16>, kOutBytes);
-  allow_shared(out_proj_kernel<Format::fp8>, kOutBytes);
   allow_shared(router_kernel, kPadRouter);
+  allow_shared(head_units_kernel, kHeadRing);
   for (auto* kernel : {in_proj_kernel<false>, in_proj_kernel<true>}) {
-    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
-  }
-  for (auto* kernel : {out_proj_kernel<Format::bf16>, out_proj_kernel<Format::fp8>}) {
+    allow_shared(kernel, kRingBytes);
     cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   }
   cudaFuncSetAttribute(router_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
-  cudaFuncSetAttribute(gated_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   cudaFuncSetAttribute(norm_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
   cudaFuncSetAttribute(head_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
 }
@@ -384,18 +350,6 @@ void decode_in_proj(const InProjArgs& args, Stream stream) {
   auto* kernel = has_fp8 ? in_proj_kernel<true> : in_proj_kernel<false>;
   launch("decode_in_proj", kernel, dim3(unsigned(sm_count())), kRingWarps * 32, kRingBytes, stream,
          true, args);
-}
-
-void decode_out_proj(const OutProjArgs& args, Stream stream) {
-  auto* kernel =
-      args.format == Format::fp8 ? out_proj_kernel<Format::fp8> : out_proj_kernel<Format::bf16>;
-  launch("decode_out_proj", kernel, dim3(kHidden / kOutRows), kOutRows * 32,
-         args.format == Format::fp8 ? kOutBytes / 2 : kOutBytes, stream, true, args);
-}
-
-void decode_gated(const GatedArgs& args, Stream stream) {
-  launch("decode_gated", gated_kernel, dim3(ceil_div(args.rows * (kMixer / 2), 256)), 256, 0,
-         stream, true, args);
 }
 
 void decode_router(const RouterArgs& args, Stream stream) {
@@ -409,8 +363,8 @@ void decode_norm(const RmsNormArgs& args, Stream stream) {
 
 void decode_head(const HeadArgs& args, Stream stream) {
   if (args.format == Format::nvfp4) {
-    launch("decode_head", head_units_kernel, dim3(ceil_div(args.n, 128)), 256, 0, stream, true,
-           args);
+    launch("decode_head", head_units_kernel, dim3(unsigned(sm_count())), kHeadWarps * 32, kHeadRing,
+           stream, true, args);
   } else {
     launch("decode_head", head_kernel, dim3(ceil_div(args.n, 8)), 256, 0, stream, true, args);
   }

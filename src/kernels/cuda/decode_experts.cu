@@ -17,36 +17,15 @@ constexpr int kDownUnits = kInner / kUnitK;
 constexpr int kGateUpPanelBytes = kGateUpUnits * kUnitBytes;
 constexpr size_t kPadGateUp = 118 << 10, kPadDown = 60 << 10;
 
-/// acc += unit * x for one row; unit and x[256] (BF16 pairs) in shared memory: few registers.
-__device__ __forceinline__ void multiply_unit_shared(const uint8_t* unit, const uint32_t* x_pairs,
-                                                     float (&acc)[4][4]) {
-  const int lane = threadIdx.x % 32;
-  const uint2 scales = *reinterpret_cast<const uint2*>(unit + 2048 + lane * 8);
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    const uint4 codes = *reinterpret_cast<const uint4*>(unit + c * 512 + lane * 16);
-    uint4 first = make_uint4(0, 0, 0, 0), second = first;
-    if (lane < 4) {
-      first = reinterpret_cast<const uint4*>(x_pairs)[c * 8 + lane * 2];
-      second = reinterpret_cast<const uint4*>(x_pairs)[c * 8 + lane * 2 + 1];
-    }
-    uint32_t a[16];
-    decode_a(codes, (c < 2 ? scales.x : scales.y) >> (c % 2 * 16), a);
-    mma_bf16(acc[0], a[0], a[1], a[2], a[3], first.x, first.y);
-    mma_bf16(acc[1], a[4], a[5], a[6], a[7], first.z, first.w);
-    mma_bf16(acc[2], a[8], a[9], a[10], a[11], second.x, second.y);
-    mma_bf16(acc[3], a[12], a[13], a[14], a[15], second.z, second.w);
-  }
-}
-
 __device__ __forceinline__ const uint8_t* expert_of(const Bank& routed, const Bank& shared,
                                                     int id) {
   return id == kExperts ? shared.data : routed.data + id * routed.stride;
 }
 
 /// An SM's whole share (at most 5 panels, 90 KiB) is asked for at once, one bulk copy and barrier
-/// per (panel, unit); warp = unit. Panels run backwards: the shared expert is known first.
-__global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
+/// per (panel, unit); warp = (unit, half of the panels). Panels run backwards: the shared expert is
+/// known first.
+__global__ void __maxnreg__(56) gate_up_kernel(const __grid_constant__ ExpertsArgs args) {
   constexpr int kTiles = 5, kAllTiles = kSlots * kGateUpPanels;
   extern __shared__ __align__(128) uint8_t panels[];
   __shared__ uint64_t full[kTiles][8];
@@ -54,7 +33,7 @@ __global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
   __shared__ uint4 x_shared[kHidden / 8];
   __shared__ int ids[16];
   __shared__ float weights[16];
-  const int unit = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, unit = warp % 8, group = warp / 8;
   const uint64_t policy = evict_first_policy();
   auto tile_of = [&](int i) { return kAllTiles - 1 - int(blockIdx.x) - i * int(gridDim.x); };
   auto issue = [&](int i, int expert) {
@@ -64,44 +43,51 @@ __global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
                   size_t(tile_of(i) % kGateUpPanels) * kGateUpPanelBytes + unit * kUnitBytes,
               kUnitBytes, &full[i][unit], policy);
   };
-  const bool first_issued = tile_of(0) / kGateUpPanels == kRouted;
+  const bool first_issued = group == 0 && tile_of(0) / kGateUpPanels == kRouted;
   if (lane == 0) {
-    for (int i = 0; i < kTiles; ++i) barrier_init(&full[i][unit], 1);
+    for (int i = group; i < kTiles; i += 2) barrier_init(&full[i][unit], 1);
     barrier_init_fence();
     if (first_issued) issue(0, kExperts);
   }
   __syncwarp();
   grid_wait();
   grid_release();  // after the wait: down may then read the logits before its own
-  x_shared[threadIdx.x] = static_cast<const uint4*>(args.x)[threadIdx.x];
-  if (unit == 0) route_one_row(args.logits, ids, weights);
+  if (group == 1) {
+    x_shared[threadIdx.x - 256] = static_cast<const uint4*>(args.x)[threadIdx.x - 256];
+  }
+  if (warp == 0) route_one_row(args.logits, ids, weights);
   __syncthreads();
   if (lane == 0) {
-    for (int i = 0; i < kTiles; ++i) {
+    for (int i = group; i < kTiles; i += 2) {
       if (tile_of(i) >= 0 && !(i == 0 && first_issued)) issue(i, ids[tile_of(i) / kGateUpPanels]);
     }
   }
   if (args.experts_out != nullptr && blockIdx.x == 0 && threadIdx.x < kRouted) {
     args.experts_out[threadIdx.x] = ids[threadIdx.x];
   }
+  const int tile = tile_of(threadIdx.x / 8);
+  const bool is_writer = threadIdx.x < kTiles * 8 && tile >= 0;
+  float2 scales = make_float2(0.0f, 0.0f);
+  if (is_writer) {
+    const int expert = ids[tile / kGateUpPanels];
+    scales = *reinterpret_cast<const float2*>(
+        expert == kExperts ? args.shared_gate_up.scales : args.gate_up.scales + 2 * expert);
+  }
 #pragma unroll 1
-  for (int i = 0; i < kTiles; ++i) {
+  for (int i = group; i < kTiles; i += 2) {
     if (tile_of(i) < 0) break;
     barrier_wait(&full[i][unit], 0);
     float acc[4][4] = {};
-    multiply_unit_shared(panels + i * kGateUpPanelBytes + unit * kUnitBytes,
-                         reinterpret_cast<const uint32_t*>(x_shared) + unit * 128, acc);
+    multiply_unit_shared(panels + i * kGateUpPanelBytes + unit * kUnitBytes, x_shared + unit * 32,
+                         acc);
     if (lane % 4 == 0) {
       partial[i][unit][lane / 4] = (acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0]);
       partial[i][unit][lane / 4 + 8] = (acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2]);
     }
   }
   __syncthreads();
-  const int tile = tile_of(threadIdx.x / 8);
-  if (threadIdx.x < kTiles * 8 && tile >= 0) {
-    const int i = threadIdx.x / 8, r = threadIdx.x % 8, expert = ids[tile / kGateUpPanels];
-    const float* scales =
-        expert == kExperts ? args.shared_gate_up.scales : args.gate_up.scales + 2 * expert;
+  if (is_writer) {
+    const int i = threadIdx.x / 8, r = threadIdx.x % 8;
     float gate = 0, up = 0;
 #pragma unroll
     for (int u = 0; u < 8; ++u) {
@@ -109,7 +95,7 @@ __global__ void __launch_bounds__(256, 2) gate_up_kernel(ExpertsArgs args) {
       up += partial[i][u][r + 8];
     }
     static_cast<bf16*>(args.act)[tile / kGateUpPanels * kInner + tile % kGateUpPanels * 8 + r] =
-        __float2bfloat16(silu(gate * (scales[0] * kUnitFix)) * (up * (scales[1] * kUnitFix)));
+        __float2bfloat16(silu(gate * (scales.x * kUnitFix)) * (up * (scales.y * kUnitFix)));
   }
 }
 
@@ -148,8 +134,7 @@ __global__ void __launch_bounds__(kSlots* kDownUnits * 32, 2) down_kernel(Expert
   __syncwarp();
   barrier_wait(&full[warp], 0);
   float acc[4][4] = {};
-  multiply_unit_shared(units + warp * kUnitBytes,
-                       reinterpret_cast<const uint32_t*>(act_shared[warp]), acc);
+  multiply_unit_shared(units + warp * kUnitBytes, act_shared[warp], acc);
   if (lane % 4 == 0) {
     partial[warp][lane / 4] = factor * ((acc[0][0] + acc[1][0]) + (acc[2][0] + acc[3][0]));
     partial[warp][lane / 4 + 8] = factor * ((acc[0][2] + acc[1][2]) + (acc[2][2] + acc[3][2]));
@@ -225,7 +210,7 @@ void prepare_decode_experts() {
 }
 
 void decode_gate_up(const ExpertsArgs& args, Stream stream) {
-  launch("decode_gate_up", gate_up_kernel, dim3(unsigned(sm_count())), 256, kPadGateUp, stream,
+  launch("decode_gate_up", gate_up_kernel, dim3(unsigned(sm_count())), 512, kPadGateUp, stream,
          true, args);
 }
 

@@ -16,10 +16,10 @@ struct GreedyArgs {
   int64_t stride;
   int32_t limit;  // ids below this count
   int32_t rows;
-  void* partial;  // kGreedyPartialBytes per row
-  GreedyResult* out;
+  void* partial;  // kGreedyPartialBytes per row, 16-byte aligned; zeros before the first launch
+  GreedyResult* out;  // [rows], device memory or pinned host memory
 };
-inline constexpr size_t kGreedyPartialBytes = 64 * 16;
+inline constexpr size_t kGreedyPartialBytes = 128 * 16 + 16;
 void greedy(const GreedyArgs& args, Stream stream);
 
 }  // namespace nibble::cuda

@@ -85,6 +85,28 @@ struct UnitRegisters {
   }
 };
 
+/// acc += unit * x for one row (column 0), in four chains; unit and x[256] (BF16) in shared memory.
+__device__ __forceinline__ void multiply_unit_shared(const uint8_t* unit, const uint4* x,
+                                                     float (&acc)[4][4]) {
+  const int lane = threadIdx.x % 32;
+  const uint2 scales = *reinterpret_cast<const uint2*>(unit + 2048 + lane * 8);
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const uint4 codes = *reinterpret_cast<const uint4*>(unit + c * 512 + lane * 16);
+    uint4 first = make_uint4(0, 0, 0, 0), second = first;
+    if (lane < 4) {
+      first = x[c * 8 + lane * 2];
+      second = x[c * 8 + lane * 2 + 1];
+    }
+    uint32_t a[16];
+    decode_a(codes, (c < 2 ? scales.x : scales.y) >> (c % 2 * 16), a);
+    mma_bf16(acc[0], a[0], a[1], a[2], a[3], first.x, first.y);
+    mma_bf16(acc[1], a[4], a[5], a[6], a[7], first.z, first.w);
+    mma_bf16(acc[2], a[8], a[9], a[10], a[11], second.x, second.y);
+    mma_bf16(acc[3], a[12], a[13], a[14], a[15], second.z, second.w);
+  }
+}
+
 // ---------------------------------------------------------------- single elements (generic
 // kernels)
 
