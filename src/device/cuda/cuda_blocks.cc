@@ -253,8 +253,8 @@ void CudaDevice::delta_net_block(const StepPlan& plan, const DeltaNetWeights& we
   project_out(plan, weights.out_proj, &cache, out);
 }
 
-/// A mixer begins: its input projection follows the mixer whose output projection came last. Kept are
-/// the bytes that lie behind each other.
+/// A mixer begins: its input projection follows the mixer whose output projection came last. Kept
+/// are the bytes that lie behind each other.
 void CudaDevice::follow(std::initializer_list<const PackedLinear*> projection,
                         const PackedLinear& out) {
   std::span<const std::byte> bytes;
