@@ -167,8 +167,8 @@ void decode_route_rows(const RouteRowsArgs& args, Stream stream);
 
 /// x = bf16(rms_norm(h)) of rows, PDL.
 void decode_norm(const RmsNormArgs& args, Stream stream);
-/// logits[n] = W x for one row, W BF16 (a one-shot grid) or NVFP4 in units (rings): the language model
-/// head.
+/// logits[n] = W x for one row, W BF16 (a one-shot grid) or NVFP4 in units (rings): the language
+/// model head.
 struct HeadArgs {
   const void* weight;
   Format format;
