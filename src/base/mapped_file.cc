@@ -69,6 +69,13 @@ void on_bus_error(int, siginfo_t* info, void*) {
 
 }  // namespace
 
+void prefetch_mapped(std::span<const std::byte> bytes) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size();
+  ::posix_madvise(reinterpret_cast<void*>(begin), end - begin, POSIX_MADV_WILLNEED);
+}
+
 void install_mapped_file_guard(int exit_status) {
   guard_exit_status = exit_status;
   struct sigaction action {};

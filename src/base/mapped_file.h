@@ -34,6 +34,9 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
+/// Has the disk begin to read these bytes of a mapped file. A hint: returns at once, cannot fail.
+void prefetch_mapped(std::span<const std::byte> bytes);
+
 /// Reading a mapped page that the file no longer has ends the program: from now on with a message
 /// that names the file, and with `exit_status`. Call once; other causes of SIGBUS are not touched.
 void install_mapped_file_guard(int exit_status);

@@ -1,5 +1,6 @@
 #include "quantize/unit_exporter.h"
 
+#include "base/mapped_file.h"
 #include "formats/bf16.h"
 #include "formats/linear_weight.h"
 #include "quantize/finite_check.h"
@@ -79,20 +80,37 @@ Result<UnitExporter::Group> UnitExporter::dense_group(std::span<const Member> me
   return group;
 }
 
+// Each routed expert, the shared one, the other projections of a layer; or the head.
+int64_t UnitExporter::num_groups(const ExportUnit& unit) const {
+  if (unit.is_head) return 1;
+  return unit.layer == kOutsideLayers ? 0 : source_.config().num_experts + 2;
+}
+
+Result<UnitExporter::Group> UnitExporter::group_at(const ExportUnit& unit, int64_t number) {
+  if (unit.is_head) return dense_group(kHeadMembers, kOutsideLayers);
+  const int64_t experts = source_.config().num_experts;
+  if (number < experts) return expert_group(unit.layer, number);
+  if (number == experts) return expert_group(unit.layer, model::kSharedExpert);
+  return dense_group(plan_.dense_members(unit.layer), unit.layer);
+}
+
+// The next group is read from the disk while one is worked on.
 Result<void> UnitExporter::for_each_group(const ExportUnit& unit, const GroupBody& body) {
-  const auto visit = [&](Result<Group> group) -> Result<void> {
-    NIBBLE_RETURN_IF_ERROR(group.ok() ? Result<void>() : Result<void>(group.error()));
-    NIBBLE_RETURN_IF_ERROR(body(group.value()));
+  const int64_t count = num_groups(unit);
+  Group next;
+  for (int64_t i = 0; i <= count; ++i) {
+    Group group = std::move(next);
+    if (i < count) {
+      NIBBLE_ASSIGN_OR_RETURN(next, group_at(unit, i));
+      for (const Matrix& matrix : next.matrices) {
+        prefetch_mapped({matrix.weight.data(), matrix.weight.bytes()});
+      }
+    }
+    if (i == 0) continue;
+    NIBBLE_RETURN_IF_ERROR(body(group));
     source_.release_pages();
-    return {};
-  };
-  if (unit.is_head) return visit(dense_group(kHeadMembers, kOutsideLayers));
-  if (unit.layer == kOutsideLayers) return {};
-  for (int64_t e = 0; e < source_.config().num_experts; ++e) {
-    NIBBLE_RETURN_IF_ERROR(visit(expert_group(unit.layer, e)));
   }
-  NIBBLE_RETURN_IF_ERROR(visit(expert_group(unit.layer, model::kSharedExpert)));
-  return visit(dense_group(plan_.dense_members(unit.layer), unit.layer));
+  return {};
 }
 
 float UnitExporter::magnitude_of(const Matrix& matrix, const std::string& source_name) {

@@ -56,6 +56,8 @@ class UnitExporter {
   using GroupBody = std::function<Result<void>(Group&)>;
 
   Result<void> for_each_group(const ExportUnit& unit, const GroupBody& body);
+  int64_t num_groups(const ExportUnit& unit) const;
+  Result<Group> group_at(const ExportUnit& unit, int64_t number);
   Result<Group> expert_group(int layer, int64_t index);
   Result<Group> dense_group(std::span<const model::Member> members, int layer);
   Result<void> write_copy(const std::string& name, TensorSink& sink);
