@@ -23,8 +23,8 @@ check() {  # NAME COMMAND...
 }
 
 kills() {
-  CALIBRATING=4 QUANTIZING=4 PUBLISHING=4 scripts/kill_check.sh "$nibble" "$model" "$work/kills" \
-    --scales hessian --calib-samples 8 --calib-length 128
+  CALIBRATING=4 QUANTIZING=4 PUBLISHING=4 ENOUGH=1 \
+    scripts/kill_check.sh "$nibble" "$model" "$work/kills" --scales hessian --calib-samples 8 --calib-length 128
 }
 check "kills" kills
 
