@@ -29,7 +29,7 @@ check() {  # NAME COMMAND...
     sed 's/^/    /' "$work/message" 2>/dev/null
   fi
 }
-quantize() { "$nibble" quantize "$1" "$2" --calib-samples 4 --calib-length 64; }
+quantize() { "$nibble" quantize "$1" "$2" --scales max --calib-samples 4 --calib-length 64; }
 says() { grep -qE "$1" "$work/message"; }
 
 quantize "$model" "$work/whole" >/dev/null 2>&1 || { echo "FAIL an undisturbed run"; exit 1; }
@@ -58,7 +58,7 @@ fi
 
 cp -r "$model" "$work/source"
 shard=$work/source/model-00002-of-00002.safetensors
-"$nibble" quantize "$work/source" "$work/torn" --calib-samples 256 --calib-length 4096 \
+"$nibble" quantize "$work/source" "$work/torn" --scales max --calib-samples 64 --calib-length 512 \
   >/dev/null 2>"$work/message" &
 process=$!
 for _ in $(seq 1 600); do
