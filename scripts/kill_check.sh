@@ -23,19 +23,9 @@ publishing=${PUBLISHING:-5}
 enough=${ENOUGH:-5}
 mkdir "$work" || exit 1
 mkfifo "$work/messages"
-passed=0
-failed=0
 
-check() {  # NAME COMMAND...
-  local name=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    echo "FAIL $name"
-  fi
-}
+# shellcheck source=/dev/null
+source "$(dirname "$0")/checks.sh"
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
 # A kill between the last rename and the removal of our notes leaves these two: no part of the model.
 same_as_whole() { diff -r -x .nibble-job -x .nibble-progress "$work/whole" "$1"; }
@@ -144,6 +134,5 @@ for phase in calibrating quantizing publishing; do
   check "enough kills inside $phase" test "${hits[$phase]:-0}" -ge "$enough"
 done
 echo "kills inside calibrating ${hits[calibrating]:-0}, quantizing ${hits[quantizing]:-0}, publishing ${hits[publishing]:-0}"
-[ "$failed" -ne 0 ] || rm -rf "$work"
-echo "$passed passed, $failed failed, 0 skipped"
-[ "$failed" -eq 0 ]
+checks_done || exit 1
+rm -rf "$work"

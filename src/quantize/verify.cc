@@ -37,7 +37,7 @@ constexpr float kTieWidth = 0x1p-18f;
 
 // Error feedback moves a weight by what its neighbours left over: of the demo model's 5 million
 // weights 5 in 1,000 by more than half a scale, 3 in a million by more than 2, none by more than 3.
-// One byte in kFeedbackRarity may lie farther than kFeedbackWidth: of many more weights some will.
+// One byte in kFeedbackRarity may lie farther: room for larger matrices, not measured there.
 constexpr float kFeedbackWidth = 4;
 constexpr size_t kFeedbackRarity = 10000;
 

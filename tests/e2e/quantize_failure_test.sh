@@ -8,27 +8,17 @@ set -uo pipefail
 nibble=$1
 model=$2
 work=$(mktemp -d)
+export message_file=$work/message
 mounted=""
 clean_up() {
   [ -z "$mounted" ] || umount "$mounted"
   rm -rf "$work"
 }
 trap clean_up EXIT
-passed=0
-failed=0
 skipped=0
 
-check() {  # NAME COMMAND...
-  local name=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    echo "FAIL $name"
-    sed 's/^/    /' "$work/message" 2>/dev/null
-  fi
-}
+# shellcheck source=/dev/null
+source scripts/checks.sh
 quantize() { "$nibble" quantize "$1" "$2" --scales max --calib-samples 4 --calib-length 64; }
 says() { grep -qE "$1" "$work/message"; }
 
@@ -71,5 +61,4 @@ check "status of a source that became shorter" test $? -eq 1
 check "message of a source that became shorter" says "${shard##*/}: cannot be read any more"
 check "nothing from a source that became shorter" test ! -e "$work/torn"
 
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+checks_done "$skipped"

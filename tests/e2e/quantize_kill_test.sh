@@ -8,19 +8,9 @@ nibble=$1
 model=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-passed=0
-failed=0
 
-check() {  # NAME COMMAND...
-  local name=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    echo "FAIL $name"
-  fi
-}
+# shellcheck source=/dev/null
+source scripts/checks.sh
 
 kills() {
   CALIBRATING=4 QUANTIZING=4 PUBLISHING=4 ENOUGH=1 \
@@ -40,5 +30,4 @@ check "exit status of Ctrl-C" test $? -eq 130
 check "message of Ctrl-C" grep -q "run the same command again" "$work/message"
 check "no destination after Ctrl-C" test ! -e "$work/stopped"
 
-echo "$passed passed, $failed failed, 0 skipped"
-[ "$failed" -eq 0 ]
+checks_done

@@ -7,21 +7,11 @@ set -uo pipefail
 nibble=$1
 model=$2
 work=$(mktemp -d)
+export message_file=$work/message
 trap 'rm -rf "$work"' EXIT
-passed=0
-failed=0
 
-check() {  # NAME COMMAND...
-  local name=$1
-  shift
-  if "$@"; then
-    passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    echo "FAIL $name"
-    sed 's/^/    /' "$work/message"
-  fi
-}
+# shellcheck source=/dev/null
+source scripts/checks.sh
 quantize() {  # DESTINATION OPTION...: messages in $work/message
   local out=$1
   shift
@@ -60,5 +50,4 @@ check "weights alone need no calibration text" test -e "$work/weights-only/confi
 "$nibble" quantize "$work/bare" "$work/nothing" >"$work/message" 2>&1
 check "inputs do" says "no calibration data"
 
-echo "$passed passed, $failed failed, 0 skipped"
-[ "$failed" -eq 0 ]
+checks_done
