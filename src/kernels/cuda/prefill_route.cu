@@ -96,7 +96,8 @@ __device__ __forceinline__ int scan_block(int x) {
 /// the counters at zero.
 __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
   constexpr int kIds = kExperts + 1;
-  __shared__ int count[kIds], first[kIds], order[kIds], wide_ends[kIds], narrow_ends[kIds];
+  // `count` is read four at a time: a multiple of four.
+  __shared__ int count[kIds + 3], first[kIds], order[kIds], wide_ends[kIds], narrow_ends[kIds];
   const int me = threadIdx.x;
   const int mine = me < kExperts ? args.table.count[me] : me == kExperts ? int(args.rows) : 0;
   if (me < kIds) {
