@@ -9,13 +9,13 @@
 // (C7513).
 #include "kernels/cuda/matrices.cuh"
 #include "kernels/cuda/prefill.h"
-#include "kernels/cuda/wgmma_attention.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace nibble::cuda {
 namespace {
 
 constexpr int kDim = 256, kPage = 64, kGroup = 8, kTokens = 16, kThreads = 384, kStages = 2;
-constexpr int kTileBytes = kAttentionTileBytes, kSideBytes = 4 * kTileBytes;
+constexpr int kTileBytes = kSquareTileBytes, kSideBytes = 4 * kTileBytes;
 constexpr int kQueryBytes = 2 * kSideBytes;
 constexpr int kKeysAt = kQueryBytes, kValuesAt = kKeysAt + kStages * kSideBytes;
 constexpr int kStagingAt = kValuesAt + kStages * kSideBytes;  // FP8: a page's keys and values

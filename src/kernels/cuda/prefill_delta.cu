@@ -7,7 +7,7 @@
 // of 64 tokens of the sequence, so the bits do not depend on where a prompt is cut (at such
 // multiples).
 #include "kernels/cuda/prefill_delta.cuh"
-#include "kernels/cuda/wgmma_half.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace nibble::cuda {
 

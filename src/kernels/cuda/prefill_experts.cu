@@ -211,7 +211,7 @@ __device__ __forceinline__ void consume(const LaunchArgs& args, const Tile& tile
       const uint64_t b = tile_descriptor(tiles_b + slot_b * S::kSlotB);
       wgmma_fence();
 #pragma unroll
-      for (int s = 0; s < 4; ++s) Wgmma<N>::rs(acc[mt], &a[mt][4 * s], b + 2 * s);
+      for (int s = 0; s < 4; ++s) Wgmma<bf16, N>::rs(acc[mt], &a[mt][4 * s], b + 2 * s);
       wgmma_commit();
       if (chunk == 3 && mt == 1) {
         __syncwarp();
