@@ -81,9 +81,7 @@ Result<void> KldComparison::open_models() {
                     options_.base, base_->config().vocab_size, options_.model.model,
                     model_->config().vocab_size)};
   }
-  NIBBLE_ASSIGN_OR_RETURN(compute_,
-                          make_compute_device(options_.model.device, options_.model.arithmetic,
-                                              options_.model.threads));
+  NIBBLE_ASSIGN_OR_RETURN(compute_, make_compute_device(device_choice(options_.model)));
   return {};
 }
 

@@ -87,15 +87,24 @@ Result<std::optional<int>> chosen_gpu(const std::string& device, const std::stri
   return found ? std::optional<int>(0) : std::nullopt;
 }
 
-Result<ComputeDevice> make_compute_device(const std::string& device, const std::string& arithmetic,
-                                          int threads) {
+DeviceChoice device_choice(const ModelOptions& options) {
+  return {options.device, options.arithmetic, options.threads, options.fp8_activations};
+}
+
+Result<ComputeDevice> make_compute_device(const DeviceChoice& choice) {
   NIBBLE_ASSIGN_OR_RETURN(const IsaLevel level, select_isa_level(environment("NIBBLE_FORCE_ISA")));
-  const Arithmetic kind = arithmetic == "f32" ? Arithmetic::f32 : Arithmetic::exact;
+  const Arithmetic kind = choice.arithmetic == "f32" ? Arithmetic::f32 : Arithmetic::exact;
   ComputeDevice out;
-  out.pool = make_thread_pool(threads);
-  NIBBLE_ASSIGN_OR_RETURN(const std::optional<int> gpu, chosen_gpu(device, arithmetic));
+  out.pool = make_thread_pool(choice.threads);
+  NIBBLE_ASSIGN_OR_RETURN(const std::optional<int> gpu,
+                          chosen_gpu(choice.device, choice.arithmetic));
   if (gpu) {
-    NIBBLE_ASSIGN_OR_RETURN(out.device, device::make_cuda_device(kind, *gpu));
+    NIBBLE_ASSIGN_OR_RETURN(out.device,
+                            device::make_cuda_device(kind, {*gpu, choice.fp8_activations}));
+  } else if (choice.fp8_activations) {
+    return Error{ErrorCode::invalid_argument,
+                 "--fp8-activations: found device cpu, wanted a GPU of compute capability 9.0 "
+                 "(--device cuda:N)"};
   } else {
     out.device = device::make_cpu_device(kind, level, *out.pool);
   }
@@ -103,8 +112,7 @@ Result<ComputeDevice> make_compute_device(const std::string& device, const std::
 }
 
 Result<void> ModelSession::open_device(const ModelOptions& options) {
-  NIBBLE_ASSIGN_OR_RETURN(ComputeDevice made,
-                          make_compute_device(options.device, options.arithmetic, options.threads));
+  NIBBLE_ASSIGN_OR_RETURN(ComputeDevice made, make_compute_device(device_choice(options)));
   pool_ = std::move(made.pool);
   device_ = std::move(made.device);
   return {};

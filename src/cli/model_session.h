@@ -80,12 +80,19 @@ std::unique_ptr<ThreadPool> make_thread_pool(int threads);
 /// first GPU if there is one and the arithmetic is `exact`. Errors: invalid_argument.
 Result<std::optional<int>> chosen_gpu(const std::string& device, const std::string& arithmetic);
 
-/// A device for commands that only compute (quantize). threads 0: one per physical core.
+struct DeviceChoice {
+  std::string device = "cpu";
+  std::string arithmetic = "exact";
+  int threads = 0;  // 0: one per physical core
+  bool fp8_activations = false;
+};
+DeviceChoice device_choice(const ModelOptions& options);
+
+/// A device for commands that only compute (quantize).
 struct ComputeDevice {
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<device::Device> device;
 };
-Result<ComputeDevice> make_compute_device(const std::string& device, const std::string& arithmetic,
-                                          int threads);
+Result<ComputeDevice> make_compute_device(const DeviceChoice& choice);
 
 }  // namespace nibble::cli

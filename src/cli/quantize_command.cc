@@ -104,7 +104,7 @@ class QuantizeRun {
                    "another search or leave it out"};
     }
     NIBBLE_ASSIGN_OR_RETURN(compute_,
-                            make_compute_device("cpu", options_.arithmetic, options_.threads));
+                            make_compute_device({"cpu", options_.arithmetic, options_.threads}));
     // Work begun without --stats has not kept what the file needs.
     NIBBLE_ASSIGN_OR_RETURN(
         const std::string job,

@@ -36,7 +36,7 @@ Result<Devices> open_devices(const SelftestOptions& options, Arithmetic arithmet
     }
     return out;
   }
-  NIBBLE_ASSIGN_OR_RETURN(auto device, device::make_cuda_device(arithmetic, *gpu));
+  NIBBLE_ASSIGN_OR_RETURN(auto device, device::make_cuda_device(arithmetic, {*gpu, false}));
   out.push_back(std::move(device));
   return out;
 }

@@ -54,7 +54,7 @@ Result<bool> verify(const QuantizeOptions& options) {
   NIBBLE_ASSIGN_OR_RETURN(const auto original, OpenedCheckpoint::open(options.against));
   NIBBLE_ASSIGN_OR_RETURN(const auto quantized, OpenedCheckpoint::open(options.verify));
   NIBBLE_ASSIGN_OR_RETURN(const ComputeDevice compute,
-                          make_compute_device("cpu", options.arithmetic, options.threads));
+                          make_compute_device({"cpu", options.arithmetic, options.threads}));
   NIBBLE_ASSIGN_OR_RETURN(const quantize::CodeRule codes, code_rule(options.verify));
   Progress bar("verifying");
   NIBBLE_ASSIGN_OR_RETURN(

@@ -36,11 +36,11 @@ void Device::report(const StepPlan& plan, int layer, std::string_view name,
 void Device::project_out(const StepPlan& plan, int layer, ConstTensorView x,
                          const PackedLinear& weight, TensorView out, Accumulate accumulate) {
   if (plan.observer == nullptr) {
-    linear(x, weight, out, accumulate);
+    project(plan, x, weight, out, accumulate);
     return;
   }
   const TensorView mixed = rows_of(workspace_.routed, plan.num_rows);
-  linear(x, weight, mixed, Accumulate::replace);
+  project(plan, x, weight, mixed, Accumulate::replace);
   report(plan, layer, "mixer_out", mixed);
   add(mixed, out, accumulate);
 }
@@ -61,9 +61,9 @@ void Device::attention_block(const StepPlan& plan, const AttentionWeights& weigh
 
   rms_norm(residual, weights.input_norm, norm);
   report(plan, layer, "in_norm", norm);
-  linear(norm, weights.q_proj, q_gate, Accumulate::replace);
-  linear(norm, weights.k_proj, k, Accumulate::replace);
-  linear(norm, weights.v_proj, v, Accumulate::replace);
+  project(plan, norm, weights.q_proj, q_gate, Accumulate::replace);
+  project(plan, norm, weights.k_proj, k, Accumulate::replace);
+  project(plan, norm, weights.v_proj, v, Accumulate::replace);
   qk_norm_rope(plan, weights, q_gate, q, gate, k);
   report(plan, layer, "attn.q", q);
   report(plan, layer, "attn.k", k);
@@ -93,8 +93,8 @@ void Device::delta_net_block(const StepPlan& plan, const DeltaNetWeights& weight
 
   rms_norm(residual, weights.input_norm, norm);
   report(plan, layer, "in_norm", norm);
-  linear(norm, weights.in_proj_qkv, qkv_pre, Accumulate::replace);
-  linear(norm, weights.in_proj_z, z, Accumulate::replace);
+  project(plan, norm, weights.in_proj_qkv, qkv_pre, Accumulate::replace);
+  project(plan, norm, weights.in_proj_z, z, Accumulate::replace);
   linear(norm, weights.in_proj_a, a, Accumulate::replace);
   linear(norm, weights.in_proj_b, b, Accumulate::replace);
   report(plan, layer, "gdn.qkv_pre", qkv_pre);
@@ -138,13 +138,14 @@ void Device::moe_block(const StepPlan& plan, const MoeWeights& weights, ConstTen
         reinterpret_cast<std::byte*>(plan.routing_log + layer * rows * weights.num_experts_per_tok),
         experts.data(), experts.bytes());
   }
-  moe_gate_up(norm, weights.gate_up, experts, slots);
+  moe_gate_up(plan, norm, weights.gate_up, experts, slots);
   report(plan, layer, "moe.slots", slots);
-  moe_down_combine(slots, weights.down, experts, expert_weights, routed);
+  moe_down_combine(plan, slots, weights.down, experts, expert_weights, routed);
   report(plan, layer, "moe.routed", routed);
-  moe_gate_up(norm, weights.shared_gate_up, ConstTensorView(), shared_slots);
+  moe_gate_up(plan, norm, weights.shared_gate_up, ConstTensorView(), shared_slots);
   report(plan, layer, "moe.shared_slots", shared_slots);
-  moe_down_combine(shared_slots, weights.shared_down, ConstTensorView(), ConstTensorView(), shared);
+  moe_down_combine(plan, shared_slots, weights.shared_down, ConstTensorView(), ConstTensorView(),
+                   shared);
   report(plan, layer, "moe.shared_raw", shared);
   linear(norm, weights.shared_expert_gate, shared_gate, Accumulate::replace);
   moe_add_shared(routed, shared, shared_gate, out, accumulate);

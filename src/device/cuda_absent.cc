@@ -12,8 +12,12 @@ Error absent() {
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic, int) {
+Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic, const CudaOptions&) {
   return absent();
+}
+
+bool has_fp8_activations(const CudaDeviceInfo&) {
+  return false;
 }
 
 Result<CudaDeviceInfo> cuda_device_info(int) {

@@ -76,6 +76,9 @@ class Device {
   /// "cpu avx512_dot, 2 threads".
   virtual std::string description() const = 0;
   Arithmetic arithmetic() const { return arithmetic_; }
+  /// Whether large steps round the inputs of experts and mixers' projections to E4M3
+  /// (NUMERICS.md 6): a step is large that has more rows than sequences.
+  bool fp8_activations() const { return fp8_activations_; }
   /// Element type of linear inputs and of the convolution window: f32 or bf16.
   DType activation_dtype() const {
     return arithmetic_ == Arithmetic::f32 ? DType::f32 : DType::bf16;
@@ -190,6 +193,12 @@ class Device {
   /// out[M,N] (f32, or bf16 without add) = x[M,K] act * W^T.
   virtual void linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
                       Accumulate accumulate) = 0;
+  /// linear() of a mixer's projections q, k, v, o, in_proj_qkv, in_proj_z and out_proj: what
+  /// fp8_activations() is about.
+  virtual void project(const StepPlan& /*plan*/, ConstTensorView x, const PackedLinear& weight,
+                       TensorView out, Accumulate accumulate) {
+    linear(x, weight, out, accumulate);
+  }
   /// Splits q_gate [M][heads][2][D] f32 into q [M][heads*D] (normed, rotated) and gate
   /// [M][heads*D]; norms and rotates k [M][kv_heads*D] in place.
   virtual void qk_norm_rope(const StepPlan& plan, const AttentionWeights& weights,
@@ -225,14 +234,14 @@ class Device {
   virtual void moe_route(ConstTensorView logits, const int32_t* forced, TensorView experts,
                          TensorView expert_weights) = 0;
   /// out [M*K][I] act = silu(gate) * up of the chosen expert of each (row, slot). experts empty:
-  /// bank of one, K = 1.
-  virtual void moe_gate_up(ConstTensorView x, const PackedExperts& gate_up, ConstTensorView experts,
-                           TensorView out) = 0;
+  /// bank of one, K = 1. plan: of the step the rows are of.
+  virtual void moe_gate_up(const StepPlan& plan, ConstTensorView x, const PackedExperts& gate_up,
+                           ConstTensorView experts, TensorView out) = 0;
   /// out [M][H] f32 = sum over slots, in slot order, of weight * down(slots). experts empty: out =
   /// down(slots).
-  virtual void moe_down_combine(ConstTensorView slots, const PackedExperts& down,
-                                ConstTensorView experts, ConstTensorView expert_weights,
-                                TensorView out) = 0;
+  virtual void moe_down_combine(const StepPlan& plan, ConstTensorView slots,
+                                const PackedExperts& down, ConstTensorView experts,
+                                ConstTensorView expert_weights, TensorView out) = 0;
   /// out (+)= routed + sigmoid(gate_logit) * shared; gate_logit [M][1]. sigmoid is written back to
   /// gate_logit.
   virtual void moe_add_shared(ConstTensorView routed, ConstTensorView shared, TensorView gate_logit,
@@ -243,7 +252,8 @@ class Device {
   virtual void gather_rows(ConstTensorView x, const int32_t* rows, TensorView out) = 0;
 
  protected:
-  explicit Device(Arithmetic arithmetic) : arithmetic_(arithmetic) {}
+  explicit Device(Arithmetic arithmetic, bool fp8_activations = false)
+      : arithmetic_(arithmetic), fp8_activations_(fp8_activations) {}
 
   /// Named activation buffers of one step, views of max_rows rows; see composed_blocks.cc for who
   /// uses which.
@@ -271,6 +281,7 @@ class Device {
                    TensorView out, Accumulate accumulate);
 
   Arithmetic arithmetic_;
+  bool fp8_activations_;
 };
 
 }  // namespace nibble::device

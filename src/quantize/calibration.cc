@@ -213,7 +213,7 @@ class Calibrator::Run {
       for (int64_t i = 0; i < rows.rows() * slots; ++i) {
         choice[i] = static_cast<int32_t>(std::min(base + i % slots, experts - 1));
       }
-      device_.moe_gate_up(rows, weights.gate_up, chosen.view(), out.view());
+      device_.moe_gate_up(device::StepPlan(), rows, weights.gate_up, chosen.view(), out.view());
       device_.synchronize();
       observer_.observe_forced_slots(out.view());
     }

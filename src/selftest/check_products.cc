@@ -119,8 +119,9 @@ void check_bank(Runner& runner, const ExpertCase& c) {
     const TensorView slots = buffers.tensor(act, {c.rows * kChosen, c.inner});
     const TensorView out = buffers.tensor(DType::f32, {c.rows, c.hidden});
     device.moe_route(router, nullptr, experts, weights);
-    device.moe_gate_up(input, bank.gate_up(device, buffers), experts, slots);
-    device.moe_down_combine(slots, bank.down(device, buffers), experts, weights, out);
+    device.moe_gate_up(device::StepPlan(), input, bank.gate_up(device, buffers), experts, slots);
+    device.moe_down_combine(device::StepPlan(), slots, bank.down(device, buffers), experts, weights,
+                            out);
     return std::vector<Part>{{"experts", buffers.get(experts), kEqual},
                              {"weights", buffers.get(weights), 1e-6},
                              {"slots", buffers.get(slots), limit},

@@ -19,7 +19,7 @@
 namespace nibble::check {
 
 std::unique_ptr<device::Device> open_gpu(device::Arithmetic arithmetic) {
-  auto gpu = device::make_cuda_device(arithmetic, 0);
+  auto gpu = device::make_cuda_device(arithmetic, {});
   NIBBLE_CHECK(gpu.ok(), "opening the GPU", gpu.ok() ? "" : gpu.error().message);
   return std::move(gpu).value();
 }

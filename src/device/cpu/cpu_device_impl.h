@@ -71,10 +71,11 @@ class CpuDevice final : public Device {
                       TensorView out) override;
   void moe_route(ConstTensorView logits, const int32_t* forced, TensorView experts,
                  TensorView expert_weights) override;
-  void moe_gate_up(ConstTensorView x, const PackedExperts& gate_up, ConstTensorView experts,
-                   TensorView out) override;
-  void moe_down_combine(ConstTensorView slots, const PackedExperts& down, ConstTensorView experts,
-                        ConstTensorView expert_weights, TensorView out) override;
+  void moe_gate_up(const StepPlan& plan, ConstTensorView x, const PackedExperts& gate_up,
+                   ConstTensorView experts, TensorView out) override;
+  void moe_down_combine(const StepPlan& plan, ConstTensorView slots, const PackedExperts& down,
+                        ConstTensorView experts, ConstTensorView expert_weights,
+                        TensorView out) override;
   void moe_add_shared(ConstTensorView routed, ConstTensorView shared, TensorView gate_logit,
                       TensorView out, Accumulate accumulate) override;
   void add(ConstTensorView x, TensorView out, Accumulate accumulate) override;

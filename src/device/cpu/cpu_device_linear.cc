@@ -122,8 +122,8 @@ void CpuDevice::linear(ConstTensorView x, const PackedLinear& weight, TensorView
   });
 }
 
-void CpuDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
-                            ConstTensorView experts, TensorView out) {
+void CpuDevice::moe_gate_up(const StepPlan& /*plan*/, ConstTensorView x,
+                            const PackedExperts& gate_up, ConstTensorView experts, TensorView out) {
   cpu::MoePlan& plan = moe_plan(experts);
   plan.build(experts.empty() ? nullptr : experts.as<int32_t>(), x.rows());
   const cpu::MoeGateUpArgs args{
@@ -146,9 +146,9 @@ void CpuDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
   });
 }
 
-void CpuDevice::moe_down_combine(ConstTensorView slots, const PackedExperts& down,
-                                 ConstTensorView experts, ConstTensorView expert_weights,
-                                 TensorView out) {
+void CpuDevice::moe_down_combine(const StepPlan& /*plan*/, ConstTensorView slots,
+                                 const PackedExperts& down, ConstTensorView experts,
+                                 ConstTensorView expert_weights, TensorView out) {
   // The plan is the one moe_gate_up built for the same routing just before.
   const cpu::MoePlan& plan = moe_plan(experts);
   const std::span<const cpu::MoeTask> pack_tasks = plan.pack_tasks();

@@ -61,6 +61,18 @@ bool has_prefill_shapes(const WorkspaceSpec& spec) {
          spec.num_experts_per_tok == cuda::kRouted;
 }
 
+int64_t attention_width(const WorkspaceSpec& spec) {
+  return spec.attention_heads * spec.head_dim;
+}
+int64_t value_width(const WorkspaceSpec& spec) {
+  return spec.value_heads * spec.value_head_dim;
+}
+/// Outputs of the widest mixer projection: hidden, queries with their gates, q, k and v.
+int64_t largest_output(const WorkspaceSpec& spec) {
+  const int64_t keys = 2 * spec.key_heads * spec.key_head_dim;
+  return std::max({spec.hidden_size, 2 * attention_width(spec), keys + value_width(spec)});
+}
+
 void take_table(Pieces& pieces, cuda::RoutingTable& table, int64_t pairs, int32_t experts) {
   pieces.take(table.first, experts + 1);
   pieces.take(table.pairs, pairs);
@@ -100,14 +112,29 @@ Result<double> cuda_read_bandwidth(int ordinal) {
   return Error{ErrorCode::exhausted, info.name + ": no 4 GiB to measure the read bandwidth with"};
 }
 
-Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic, int ordinal) {
-  NIBBLE_ASSIGN_OR_RETURN(CudaDeviceInfo info, cuda_device_info(ordinal));
+bool has_fp8_activations(const CudaDeviceInfo& info) {
+  return info.compute_major == 9 && info.compute_minor == 0;
+}
+
+Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic,
+                                                 const CudaOptions& options) {
+  NIBBLE_ASSIGN_OR_RETURN(CudaDeviceInfo info, cuda_device_info(options.ordinal));
   if (!cuda::has_code_for_device()) {
     return Error{ErrorCode::unsupported,
                  info.name + " has compute capability " + std::to_string(info.compute_major) + "." +
                      std::to_string(info.compute_minor) + ", for which this build has no kernels"};
   }
-  auto device = std::make_unique<CudaDevice>(arithmetic, ordinal, std::move(info));
+  if (options.fp8_activations && arithmetic != Arithmetic::exact) {
+    return Error{ErrorCode::invalid_argument,
+                 "--fp8-activations: found --arithmetic f32, wanted exact"};
+  }
+  if (options.fp8_activations && !has_fp8_activations(info)) {
+    return Error{ErrorCode::unsupported, "--fp8-activations: found " + info.name +
+                                             " of compute capability " +
+                                             std::to_string(info.compute_major) + "." +
+                                             std::to_string(info.compute_minor) + ", wanted 9.0"};
+  }
+  auto device = std::make_unique<CudaDevice>(arithmetic, options, std::move(info));
   NIBBLE_RETURN_IF_ERROR(device->open());
   return std::unique_ptr<Device>(std::move(device));
 }
@@ -126,8 +153,10 @@ cuda::Element cuda_element(DType dtype) {
   }
 }
 
-CudaDevice::CudaDevice(Arithmetic arithmetic, int ordinal, CudaDeviceInfo info)
-    : Device(arithmetic), ordinal_(ordinal), info_(std::move(info)) {}
+CudaDevice::CudaDevice(Arithmetic arithmetic, const CudaOptions& options, CudaDeviceInfo info)
+    : Device(arithmetic, options.fp8_activations),
+      ordinal_(options.ordinal),
+      info_(std::move(info)) {}
 
 CudaDevice::~CudaDevice() = default;
 
@@ -145,7 +174,8 @@ Result<void> CudaDevice::open() {
 }
 
 std::string CudaDevice::description() const {
-  return "cuda:" + std::to_string(ordinal_) + " " + info_.name;
+  return "cuda:" + std::to_string(ordinal_) + " " + info_.name +
+         (fp8_activations() ? ", FP8 activations" : "");
 }
 
 Result<std::unique_ptr<Memory>> CudaDevice::allocate(size_t bytes, const std::string& purpose) {
@@ -202,6 +232,14 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(scratch->router_logits, kRows * cuda::kLogitStride);
   pieces.take(scratch->slot_weights, kPairs);
   take_table(pieces, scratch->decode, kPairs, cuda::kExperts + 1);
+  if (fp8_activations()) {
+    const int64_t outputs = largest_output(spec);
+    pieces.take(scratch->fp8.rows,
+                rows * std::max({spec.hidden_size, attention_width(spec), value_width(spec)}) * 2);
+    pieces.take(scratch->fp8.row_scales, rows);
+    pieces.take(scratch->fp8.weight_scales, outputs);
+    pieces.take(scratch->fp8.ones, outputs);
+  }
   if (!has_prefill_shapes(spec)) return pieces.used();
   const int64_t all_pairs = rows * (cuda::kRouted + 1);
   cuda::PrefillTable& table = scratch->prefill;
@@ -248,6 +286,10 @@ Result<void> CudaDevice::set_workspace(const WorkspaceSpec& spec) {
   }
   upload(reinterpret_cast<std::byte*>(scratch_.rope_frequencies),
          std::as_bytes(std::span(frequencies)));
+  if (fp8_activations()) {
+    const std::vector<float> ones(static_cast<size_t>(largest_output(spec)), 1.0f);
+    upload(reinterpret_cast<std::byte*>(scratch_.fp8.ones), std::as_bytes(std::span(ones)));
+  }
   void* pinned = nullptr;
   const cudaError_t status =
       cudaMallocHost(&pinned, static_cast<size_t>(spec.max_rows) * sizeof(SampleResult));

@@ -1,8 +1,9 @@
 // CudaDevice: the class behind make_cuda_device.
 //
 // cuda_device.cc: memory, workspace, row-wise operations. cuda_linear.cc: packing and dense
-// products. cuda_moe.cc: experts. cuda_sequences.cc: operations that walk sequences.
-// cuda_sample.cc: sampling. cuda_blocks.cc: fused blocks and captured steps.
+// products. cuda_fp8.cc: products of fp8_activations(). cuda_moe.cc: experts. cuda_sequences.cc:
+// operations that walk sequences. cuda_sample.cc: sampling. cuda_blocks.cc: fused blocks and
+// captured steps.
 #pragma once
 
 #include "device/cuda/cuda_device.h"
@@ -32,7 +33,7 @@ namespace nibble::device {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(Arithmetic arithmetic, int ordinal, CudaDeviceInfo info);
+  CudaDevice(Arithmetic arithmetic, const CudaOptions& options, CudaDeviceInfo info);
   ~CudaDevice() override;
   Result<void> open();
 
@@ -71,6 +72,8 @@ class CudaDevice final : public Device {
   void rms_norm(ConstTensorView x, const float* weight, TensorView out) override;
   void linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
               Accumulate accumulate) override;
+  void project(const StepPlan& plan, ConstTensorView x, const PackedLinear& weight, TensorView out,
+               Accumulate accumulate) override;
   void qk_norm_rope(const StepPlan& plan, const AttentionWeights& weights, ConstTensorView q_gate,
                     TensorView q, TensorView gate, TensorView k) override;
   void kv_store(const StepPlan& plan, const AttentionWeights& weights, const KvLayer& cache,
@@ -89,10 +92,11 @@ class CudaDevice final : public Device {
                       TensorView out) override;
   void moe_route(ConstTensorView logits, const int32_t* forced, TensorView experts,
                  TensorView expert_weights) override;
-  void moe_gate_up(ConstTensorView x, const PackedExperts& gate_up, ConstTensorView experts,
-                   TensorView out) override;
-  void moe_down_combine(ConstTensorView slots, const PackedExperts& down, ConstTensorView experts,
-                        ConstTensorView expert_weights, TensorView out) override;
+  void moe_gate_up(const StepPlan& plan, ConstTensorView x, const PackedExperts& gate_up,
+                   ConstTensorView experts, TensorView out) override;
+  void moe_down_combine(const StepPlan& plan, ConstTensorView slots, const PackedExperts& down,
+                        ConstTensorView experts, ConstTensorView expert_weights,
+                        TensorView out) override;
   void moe_add_shared(ConstTensorView routed, ConstTensorView shared, TensorView gate_logit,
                       TensorView out, Accumulate accumulate) override;
   void add(ConstTensorView x, TensorView out, Accumulate accumulate) override;
@@ -101,6 +105,13 @@ class CudaDevice final : public Device {
  private:
   static constexpr size_t kDecodeSharedBytes = size_t{227} << 10;
 
+  /// Operands of FP8 products, with fp8_activations() only; k and n: the largest of a projection.
+  struct Fp8Scratch {
+    std::byte* rows = nullptr;  // [rows][k] bytes, or BF16
+    float* row_scales = nullptr;  // [rows]
+    float* weight_scales = nullptr;  // [n]
+    float* ones = nullptr;  // [n]
+  };
   /// Buffers besides the named activations, views of one allocation.
   struct Scratch {
     float* attention = nullptr;
@@ -129,6 +140,7 @@ class CudaDevice final : public Device {
     std::byte* pair_outputs = nullptr;  // bf16 [pairs][2048]
     float* prefill_logits = nullptr;  // [rows][272]
     cuda::PrefillTable prefill;
+    Fp8Scratch fp8;
   };
   size_t layout_scratch(const WorkspaceSpec& spec, std::byte* base, Scratch* scratch) const;
   const cuda::RoutingTable& table_of(ConstTensorView experts) const {
@@ -136,12 +148,26 @@ class CudaDevice final : public Device {
   }
   cuda::Step step_of(const StepPlan& plan) const;
   void gemm(const cuda::LinearArgs& args);
+  cuda::LinearArgs linear_args(ConstTensorView x, const PackedLinear& weight, TensorView out,
+                               Accumulate accumulate) const;
+  /// Whether cuBLASLt multiplies this weight as E4M3.
+  static bool takes_fp8(const PackedLinear& weight) {
+    return weight.in_features % 16 == 0 && weight.out_features % 16 == 0;
+  }
+  void to_fp8(ConstTensorView x);
+  void round_rows(ConstTensorView x, void* out);
+  void multiply_fp8(const cuda::LinearArgs& args);
+  void multiply_rounded(const cuda::LinearArgs& args);
   void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination,
                          UploadLane& lane);
   /// Whether this GPU runs the kernels of large steps (sm_90a), and the fused decode kernels (the
   /// shared memory of sm_90 and sm_100). Others take the composed blocks and mma.sync.
   bool has_wgmma() const { return info_.compute_major == 9; }
   bool has_decode_kernels() const { return info_.shared_bytes >= kDecodeSharedBytes; }
+  /// Whether this step rounds to E4M3 what fp8_activations() names.
+  bool rounds_to_fp8(const StepPlan& plan) const {
+    return fp8_activations() && plan.num_rows > plan.num_sequences;
+  }
   /// Whether the fused decode kernels serve this step.
   bool is_decode(const StepPlan& plan) const;
   void project_in(const StepPlan& plan, std::span<const PackedLinear* const> weights,
@@ -157,7 +183,10 @@ class CudaDevice final : public Device {
                    const KvLayer& cache) const;
   bool can_prefill(const StepPlan& plan, const DeltaNetWeights& weights,
                    const StateLayer& cache) const;
-  void prefill_norm(const float* weight, ConstTensorView residual, TensorView out);
+  void prefill_norm(const StepPlan& plan, const float* weight, ConstTensorView residual,
+                    TensorView out, bool keeps_bf16);
+  void project_norm(const StepPlan& plan, ConstTensorView norm, const PackedLinear& weight,
+                    TensorView out);
   void prefill_attention_block(const StepPlan& plan, const AttentionWeights& weights,
                                const KvLayer& cache, ConstTensorView residual, TensorView out,
                                Accumulate accumulate);

@@ -143,24 +143,29 @@ void CudaDevice::gemm(const cuda::LinearArgs& args) {
   }
 }
 
-void CudaDevice::linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
-                        Accumulate accumulate) {
+cuda::LinearArgs CudaDevice::linear_args(ConstTensorView x, const PackedLinear& weight,
+                                         TensorView out, Accumulate accumulate) const {
   NIBBLE_CHECK(x.row_elements() == weight.in_features &&
                    out.row_elements() == weight.out_features && out.rows() == x.rows(),
                "linear shapes", weight.out_features, weight.in_features, x.rows(), out.rows());
-  if (x.rows() == 0) return;
-  const cuda::LinearArgs args{.x = x.data(),
-                              .x_type = cuda_element(x.dtype()),
-                              .weight = {.format = cuda_format(weight.format),
-                                         .data = weight.data,
-                                         .n = weight.out_features,
-                                         .k = weight.in_features,
-                                         .scale = weight.tensor_scale},
-                              .out = out.data(),
-                              .out_type = cuda_element(out.dtype()),
-                              .out_stride = weight.out_features,
-                              .accumulate = accumulate == Accumulate::add,
-                              .m = x.rows()};
+  return {.x = x.data(),
+          .x_type = cuda_element(x.dtype()),
+          .weight = {.format = cuda_format(weight.format),
+                     .data = weight.data,
+                     .n = weight.out_features,
+                     .k = weight.in_features,
+                     .scale = weight.tensor_scale},
+          .out = out.data(),
+          .out_type = cuda_element(out.dtype()),
+          .out_stride = weight.out_features,
+          .accumulate = accumulate == Accumulate::add,
+          .m = x.rows()};
+}
+
+void CudaDevice::linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
+                        Accumulate accumulate) {
+  const cuda::LinearArgs args = linear_args(x, weight, out, accumulate);
+  if (args.m == 0) return;
   const bool can_gemm = args.x_type == cuda::Element::bf16 && weight.in_features % 8 == 0 &&
                         weight.out_features % 8 == 0;
   if (cuda::can_linear_mma(args)) {

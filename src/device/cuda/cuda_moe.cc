@@ -44,33 +44,39 @@ void CudaDevice::moe_route(ConstTensorView logits, const int32_t* forced, Tensor
                   stream_.get());
 }
 
-void CudaDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
+void CudaDevice::moe_gate_up(const StepPlan& plan, ConstTensorView x, const PackedExperts& gate_up,
                              ConstTensorView experts, TensorView out) {
+  const bool rounds = rounds_to_fp8(plan) && gate_up.format != WeightFormat::bf16;
+  if (rounds) round_rows(x, scratch_.fp8.rows);
   const cuda::MoeArgs args{.bank = bank_of(gate_up),
                            .experts = ids_of(experts),
                            .table = table_of(experts),
-                           .x = x.data(),
+                           .x = rounds ? scratch_.fp8.rows : x.data(),
                            .x_type = cuda_element(x.dtype()),
                            .out = out.data(),
                            .out_type = cuda_element(out.dtype()),
                            .rows = x.rows(),
-                           .slots = slots_of(experts)};
+                           .slots = slots_of(experts),
+                           .rounds_weights = rounds};
   cuda::moe_table({.experts = args.experts,
                    .rows = args.rows,
                    .slots = args.slots,
                    .num_experts = args.bank.num_experts,
                    .table = args.table},
                   stream_.get());
-  if (cuda::can_moe_gate_up_units(args)) {
+  if (rounds) {  // down's inputs, too
+    cuda::moe_gate_up_generic(args, stream_.get());
+    round_rows(out, out.data());
+  } else if (cuda::can_moe_gate_up_units(args)) {
     cuda::moe_gate_up_units(args, stream_.get());
   } else {
     cuda::moe_gate_up_generic(args, stream_.get());
   }
 }
 
-void CudaDevice::moe_down_combine(ConstTensorView slots, const PackedExperts& down,
-                                  ConstTensorView experts, ConstTensorView expert_weights,
-                                  TensorView out) {
+void CudaDevice::moe_down_combine(const StepPlan& plan, ConstTensorView slots,
+                                  const PackedExperts& down, ConstTensorView experts,
+                                  ConstTensorView expert_weights, TensorView out) {
   // The routing table is the one that moe_gate_up made of the same routing just before.
   const cuda::MoeArgs args{.bank = bank_of(down),
                            .experts = ids_of(experts),
@@ -80,8 +86,9 @@ void CudaDevice::moe_down_combine(ConstTensorView slots, const PackedExperts& do
                            .out = scratch_.expert_outputs,
                            .out_type = cuda::Element::f32,
                            .rows = out.rows(),
-                           .slots = slots_of(experts)};
-  if (cuda::can_moe_down_units(args)) {
+                           .slots = slots_of(experts),
+                           .rounds_weights = rounds_to_fp8(plan)};
+  if (!args.rounds_weights && cuda::can_moe_down_units(args)) {
     cuda::moe_down_units(args, stream_.get());
   } else {
     cuda::moe_down_generic(args, stream_.get());

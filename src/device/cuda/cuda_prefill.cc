@@ -52,21 +52,36 @@ bool CudaDevice::can_prefill(const StepPlan& plan, const DeltaNetWeights& weight
          cache.conv_columns == 3 && cache.conv_dtype == DType::bf16;
 }
 
-/// The norm in front of a mixer.
-void CudaDevice::prefill_norm(const float* weight, ConstTensorView residual, TensorView out) {
+/// The norm in front of a mixer, for project_norm(). keeps_bf16: others read it too.
+void CudaDevice::prefill_norm(const StepPlan& plan, const float* weight, ConstTensorView residual,
+                              TensorView out, bool keeps_bf16) {
+  const bool fp8 = rounds_to_fp8(plan);
   if (spec_.hidden_size != cuda::kHidden) {
     rms_norm(residual, weight, out);
+    if (fp8) to_fp8(out);
     return;
   }
   cuda::prefill_norm({.h = residual.as<float>(),
                       .weight = weight,
                       .gate_weight = nullptr,
-                      .x = out.data(),
+                      .x = fp8 && !keeps_bf16 ? nullptr : out.data(),
                       .permuted = nullptr,
                       .logits = nullptr,
                       .rows = residual.rows(),
-                      .eps = spec_.rms_norm_eps},
+                      .eps = spec_.rms_norm_eps,
+                      .fp8 = fp8 ? scratch_.fp8.rows : nullptr,
+                      .fp8_scales = scratch_.fp8.row_scales},
                      stream_.get());
+}
+
+/// project() of what prefill_norm() left: E4M3 rows are there already.
+void CudaDevice::project_norm(const StepPlan& plan, ConstTensorView norm,
+                              const PackedLinear& weight, TensorView out) {
+  if (rounds_to_fp8(plan) && takes_fp8(weight)) {
+    multiply_fp8(linear_args(norm, weight, out, Accumulate::replace));
+  } else {
+    project(plan, norm, weight, out, Accumulate::replace);
+  }
 }
 
 void CudaDevice::prefill_attention_block(const StepPlan& plan, const AttentionWeights& weights,
@@ -79,10 +94,10 @@ void CudaDevice::prefill_attention_block(const StepPlan& plan, const AttentionWe
   const TensorView gated = rows_of(workspace_.gated, rows);
   const auto heads = static_cast<int32_t>(weights.num_heads);
   const auto kv_heads = static_cast<int32_t>(weights.num_kv_heads);
-  prefill_norm(weights.input_norm, residual, norm);
-  linear(norm, weights.q_proj, q_gate, Accumulate::replace);
-  linear(norm, weights.k_proj, k, Accumulate::replace);
-  linear(norm, weights.v_proj, v, Accumulate::replace);
+  prefill_norm(plan, weights.input_norm, residual, norm, false);
+  project_norm(plan, norm, weights.q_proj, q_gate);
+  project_norm(plan, norm, weights.k_proj, k);
+  project_norm(plan, norm, weights.v_proj, v);
   const cuda::KvCache pages{cache.k, cache.v, cuda_element(cache.dtype), cache.k_scale,
                             cache.v_scale};
   cuda::prefill_rotary(
@@ -112,7 +127,7 @@ void CudaDevice::prefill_attention_block(const StepPlan& plan, const AttentionWe
                            .num_heads = heads,
                            .num_kv_heads = kv_heads},
                           stream_.get());
-  linear(gated, weights.o_proj, out, accumulate);
+  project(plan, gated, weights.o_proj, out, accumulate);
 }
 
 void CudaDevice::prefill_delta_block(const StepPlan& plan, const DeltaNetWeights& weights,
@@ -122,9 +137,9 @@ void CudaDevice::prefill_delta_block(const StepPlan& plan, const DeltaNetWeights
   const TensorView norm = rows_of(workspace_.norm, rows);
   const TensorView qkv = rows_of(workspace_.qkv_pre, rows), z = rows_of(workspace_.z, rows);
   const TensorView normed = rows_of(workspace_.delta_normed, rows);
-  prefill_norm(weights.input_norm, residual, norm);
-  linear(norm, weights.in_proj_qkv, qkv, Accumulate::replace);
-  linear(norm, weights.in_proj_z, z, Accumulate::replace);
+  prefill_norm(plan, weights.input_norm, residual, norm, true);
+  project_norm(plan, norm, weights.in_proj_qkv, qkv);
+  project_norm(plan, norm, weights.in_proj_z, z);
   const int64_t heads = weights.num_value_heads;
   TensorView a = rows_of(workspace_.a, rows), b = rows_of(workspace_.b, rows);
   int64_t gate_stride = heads;
@@ -168,15 +183,22 @@ void CudaDevice::prefill_delta_block(const StepPlan& plan, const DeltaNetWeights
                      .window = cache.conv_window,
                      .window_stride_bytes = cache.conv_stride_bytes},
                     stream_.get());
+  const bool fp8 =
+      rounds_to_fp8(plan) && heads == cuda::kFp8GatedHeads && takes_fp8(weights.out_proj);
   cuda::prefill_gated_norm({.core = core,
                             .z = z.as<float>(),
                             .weight = weights.norm,
-                            .out = normed.data(),
+                            .out = fp8 ? scratch_.fp8.rows : normed.data(),
                             .rows = rows,
                             .heads = heads,
-                            .eps = spec_.rms_norm_eps},
+                            .eps = spec_.rms_norm_eps,
+                            .fp8_scales = fp8 ? scratch_.fp8.row_scales : nullptr},
                            stream_.get());
-  linear(normed, weights.out_proj, out, accumulate);
+  if (fp8) {
+    multiply_fp8(linear_args(normed, weights.out_proj, out, accumulate));
+  } else {
+    project(plan, normed, weights.out_proj, out, accumulate);
+  }
 }
 
 void CudaDevice::grouped_experts(const StepPlan& plan, const MoeWeights& weights,

@@ -50,8 +50,17 @@ Result<void> Gemm::open() {
                "cublasLtCreate: status " + std::to_string(static_cast<int>(status))};
 }
 
+void Gemm::set_scales(const Shape& shape, const GemmArgs& args) {
+  if (!args.is_fp8()) return;
+  const auto set = [&](cublasLtMatmulDescAttributes_t what, const float* scales) {
+    check(lt_.desc_set(shape.product, what, &scales, sizeof(scales)), "scales");
+  };
+  set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, args.w_scales);
+  set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, args.x_scales);
+}
+
 const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
-  const Key key{args.m, args.n, args.k, args.y_stride, args.y_is_bf16};
+  const Key key{args.m, args.n, args.k, args.y_stride, args.y_is_bf16, args.is_fp8()};
   const auto found = shapes_.find(key);
   if (found != shapes_.end()) return found->second;
   Shape shape;
@@ -59,10 +68,18 @@ const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
   const cublasOperation_t transposed = CUBLAS_OP_T;
   check(lt_.desc_set(shape.product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
         "transpose");
+  if (args.is_fp8()) {
+    const int32_t by_row = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    for (const auto mode : {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_MODE}) {
+      check(lt_.desc_set(shape.product, mode, &by_row, sizeof(by_row)), "scale mode");
+    }
+    set_scales(shape, args);
+  }
+  const cudaDataType_t type = args.is_fp8() ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
   const auto m = static_cast<uint64_t>(args.m), n = static_cast<uint64_t>(args.n),
              k = static_cast<uint64_t>(args.k);
-  check(lt_.layout_create(&shape.w, CUDA_R_16BF, k, n, args.k), "layout of W");
-  check(lt_.layout_create(&shape.x, CUDA_R_16BF, k, m, args.k), "layout of x");
+  check(lt_.layout_create(&shape.w, type, k, n, args.k), "layout of W");
+  check(lt_.layout_create(&shape.x, type, k, m, args.k), "layout of x");
   check(lt_.layout_create(&shape.y, args.y_is_bf16 ? CUDA_R_16BF : CUDA_R_32F, n, m, args.y_stride),
         "layout of y");
   cublasLtMatmulPreference_t preference = nullptr;
@@ -84,6 +101,7 @@ const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
 
 void Gemm::run(const GemmArgs& args, void* workspace, cudaStream_t stream) {
   const Shape& shape = shape_of(args);
+  set_scales(shape, args);
   const float beta = args.accumulate ? 1.0f : 0.0f;
   check(lt_.matmul(handle_, shape.product, &args.alpha, args.w, shape.w, args.x, shape.x, &beta,
                    args.y, shape.y, args.y, shape.y, &shape.algorithm, workspace, kWorkspaceBytes,

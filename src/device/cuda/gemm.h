@@ -1,8 +1,8 @@
-// Gemm: BF16 matrix products of large steps through cuBLASLt, opened when the device is.
+// Gemm: BF16 and E4M3 matrix products of large steps through cuBLASLt, opened when the device is.
 //
 // The library has half a gigabyte: linked, every command of a CUDA build would wait for the loader.
-// y[m][n] (+)= alpha * x[m][k] W[n][k]^T, f32 accumulation. The algorithm of a shape is asked for
-// once and kept.
+// y[m][n] (+)= alpha * x[m][k] W[n][k]^T, f32 accumulation; E4M3 rows of x and W with a scale each.
+// The algorithm of a shape is asked for once and kept.
 #pragma once
 
 #include "device/cuda/handles.h"
@@ -24,6 +24,11 @@ struct GemmArgs {
   float alpha;
   int64_t m, n, k;
   int64_t y_stride;  // elements from row to row
+  // Of E4M3 x and W: a factor for each row. Both, or neither (BF16).
+  const float* x_scales = nullptr;
+  const float* w_scales = nullptr;
+
+  bool is_fp8() const { return x_scales != nullptr; }
 };
 
 class Gemm {
@@ -36,7 +41,7 @@ class Gemm {
   Gemm& operator=(const Gemm&) = delete;
 
   Result<void> open();
-  /// k % 8 == 0, n % 8 == 0.
+  /// k and n: multiples of 8, of 16 with E4M3.
   void run(const GemmArgs& args, void* workspace, cudaStream_t stream);
 
  private:
@@ -45,7 +50,7 @@ class Gemm {
     cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
     cublasLtMatmulAlgo_t algorithm = {};
   };
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool, bool>;
   /// The functions of the library that are used.
   struct Functions {
     decltype(&cublasLtCreate) create = nullptr;
@@ -63,6 +68,7 @@ class Gemm {
   };
   Result<void> load();
   const Shape& shape_of(const GemmArgs& args);
+  void set_scales(const Shape& shape, const GemmArgs& args);
 
   SharedLibrary library_;
   Functions lt_;

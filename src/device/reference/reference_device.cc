@@ -217,10 +217,11 @@ class ReferenceDevice final : public Device {
       }
     }
   }
-  void moe_gate_up(ConstTensorView x, const PackedExperts& gate_up, ConstTensorView experts,
-                   TensorView out) override;
-  void moe_down_combine(ConstTensorView slots, const PackedExperts& down, ConstTensorView experts,
-                        ConstTensorView expert_weights, TensorView out) override;
+  void moe_gate_up(const StepPlan& /*plan*/, ConstTensorView x, const PackedExperts& gate_up,
+                   ConstTensorView experts, TensorView out) override;
+  void moe_down_combine(const StepPlan& /*plan*/, ConstTensorView slots, const PackedExperts& down,
+                        ConstTensorView experts, ConstTensorView expert_weights,
+                        TensorView out) override;
   void moe_add_shared(ConstTensorView routed, ConstTensorView shared, TensorView gate_logit,
                       TensorView out, Accumulate accumulate) override {
     for (int64_t i = 0; i < out.shape().elements(); ++i) {
@@ -338,8 +339,9 @@ class ReferenceDevice final : public Device {
   AlignedBytes memory_;
 };
 
-void ReferenceDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_up,
-                                  ConstTensorView experts, TensorView out) {
+void ReferenceDevice::moe_gate_up(const StepPlan& /*plan*/, ConstTensorView x,
+                                  const PackedExperts& gate_up, ConstTensorView experts,
+                                  TensorView out) {
   const int64_t inner = gate_up.out_features / 2, k = gate_up.in_features;
   const int64_t per_row = experts.empty() ? 1 : experts.row_elements();
   const size_t half = packed_linear_bytes(gate_up.format, inner, k);
@@ -362,9 +364,9 @@ void ReferenceDevice::moe_gate_up(ConstTensorView x, const PackedExperts& gate_u
   });
 }
 
-void ReferenceDevice::moe_down_combine(ConstTensorView x, const PackedExperts& down,
-                                       ConstTensorView experts, ConstTensorView expert_weights,
-                                       TensorView out) {
+void ReferenceDevice::moe_down_combine(const StepPlan& /*plan*/, ConstTensorView x,
+                                       const PackedExperts& down, ConstTensorView experts,
+                                       ConstTensorView expert_weights, TensorView out) {
   const int64_t per_row = experts.empty() ? 1 : experts.row_elements();
   const int64_t count = out.rows() * per_row, n = down.out_features;
   const auto groups = slots_by_expert(down, experts, count);

@@ -3,6 +3,7 @@
 // gate_up_units: CTA = (panel of 8 gate and 8 up rows, active expert), 8 warps share out K; the
 // expert's pairs are the columns of the product, eight at a time. down_units: a warp per 16-row
 // panel.
+#include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/nvfp4.cuh"
 
@@ -96,12 +97,21 @@ __global__ void __launch_bounds__(1024) table_kernel(TableArgs args) {
 
 // ---------------------------------------------------------------- any shape
 
+__device__ __forceinline__ float round_weight(float weight) {
+  __nv_fp8_e4m3 byte;
+  store_as(&byte, weight / kFp8Nvfp4Factor);
+  return to_float(byte) * kFp8Nvfp4Factor;
+}
+
 template <typename T>
-__device__ __forceinline__ float row_dot(const Bank& bank, const uint8_t* matrix, int64_t row,
+__device__ __forceinline__ float row_dot(const MoeArgs& args, const uint8_t* matrix, int64_t row,
                                          const T* x) {
+  const Bank& bank = args.bank;
+  const bool rounds = args.rounds_weights && bank.format == Format::nvfp4;
   float sum = 0;
   for (int64_t k = threadIdx.x % 32; k < bank.k; k += 32) {
-    sum = fmaf(weight_element(bank.format, matrix, bank.n, bank.k, row, k), to_float(x[k]), sum);
+    const float weight = weight_element(bank.format, matrix, bank.n, bank.k, row, k);
+    sum = fmaf(rounds ? round_weight(weight) : weight, to_float(x[k]), sum);
   }
   return warp_sum(sum);
 }
@@ -117,10 +127,9 @@ __global__ void __launch_bounds__(kThreads) gate_up_generic_kernel(MoeArgs args)
   const bool interleaved =
       gate_up_interleaved(args.bank.format == Format::nvfp4, intermediate, args.bank.k);
   const T* x = static_cast<const T*>(args.x) + pair / args.slots * args.bank.k;
-  const float gate =
-      row_dot(args.bank, matrix, gate_up_row(interleaved, intermediate, i, false), x) *
-      args.bank.scales[2 * e];
-  const float up = row_dot(args.bank, matrix, gate_up_row(interleaved, intermediate, i, true), x) *
+  const float gate = row_dot(args, matrix, gate_up_row(interleaved, intermediate, i, false), x) *
+                     args.bank.scales[2 * e];
+  const float up = row_dot(args, matrix, gate_up_row(interleaved, intermediate, i, true), x) *
                    args.bank.scales[2 * e + 1];
   if (threadIdx.x % 32 == 0) {
     store_as(static_cast<T*>(args.out) + pair * intermediate + i, silu(gate) * up);
@@ -133,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) down_generic_kernel(MoeArgs args) {
   const int64_t i = blockIdx.y * int64_t{kThreads / 32} + threadIdx.x / 32;
   if (i >= args.bank.n) return;
   const int e = args.experts == nullptr ? 0 : args.experts[pair];
-  const float y = row_dot(args.bank, args.bank.data + e * args.bank.stride, i,
+  const float y = row_dot(args, args.bank.data + e * args.bank.stride, i,
                           static_cast<const T*>(args.x) + pair * args.bank.k) *
                   args.bank.scales[e];
   if (threadIdx.x % 32 == 0) static_cast<float*>(args.out)[pair * args.bank.n + i] = y;

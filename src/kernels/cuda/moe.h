@@ -58,6 +58,7 @@ struct MoeArgs {
   int32_t slots;
   Bank shared = {};  // units kernels: the expert behind the last one, where data is not null
   bool chained = false;  // the launch may overlap the kernel before it (common.cuh, PDL)
+  bool rounds_weights = false;  // generic kernels: NVFP4 weights as fp8_nvfp4_rows() makes them
 };
 
 /// act = silu(gate) * up. generic: any shape; units: BF16 rows and NVFP4 units, few rows per

@@ -30,16 +30,18 @@ struct PrefillTable {
 int32_t prefill_tile_capacity(int64_t max_pairs);
 
 /// x = bf16(rms_norm(h)) in plain and in permuted order, and the shared expert's gate logit; with a
-/// null `permuted` only x.
+/// null `permuted` only x, and x as E4M3 rows (fp8_rows.h) where `fp8` is not null.
 struct PrefillNormArgs {
   const float* h;
   const float* weight;
   const void* gate_weight;  // bf16 [2048]
-  void* x;
+  void* x;  // or null, with fp8
   void* permuted;
   float* logits;  // [rows][kLogitStride]; column 256 is written
   int64_t rows;
   float eps;
+  void* fp8 = nullptr;  // [rows][2048]
+  float* fp8_scales = nullptr;  // [rows]
 };
 void prefill_norm(const PrefillNormArgs& args, Stream stream);
 
@@ -105,7 +107,9 @@ struct PrefillDeltaArgs {
 size_t prefill_delta_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads);
 void prefill_delta(const PrefillDeltaArgs& args, Stream stream);
 
-/// out = bf16(rms_norm(core) * weight * silu(z)), heads of 128.
+/// out = bf16(rms_norm(core) * weight * silu(z)), heads of 128; where fp8_scales is not null, as
+/// E4M3 rows (fp8_rows.h) of kFp8GatedHeads heads.
+constexpr int64_t kFp8GatedHeads = 32;
 struct PrefillGatedNormArgs {
   const void* core;  // f16
   const float* z;
@@ -113,6 +117,7 @@ struct PrefillGatedNormArgs {
   void* out;
   int64_t rows, heads;
   float eps;
+  float* fp8_scales = nullptr;  // [rows]
 };
 void prefill_gated_norm(const PrefillGatedNormArgs& args, Stream stream);
 

@@ -1,7 +1,7 @@
 // The expert layer of large steps around the grouped products: norm, routing, tiles, weighted sum.
 //
 // Pairs are counted, sorted by expert and cut into tiles on the device; nothing goes to the host.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/fp8_rows.cuh"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/route.cuh"
 
@@ -31,8 +31,16 @@ __global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
                    pack_bf16(a.z * r * (1.0f + wa.z), a.w * r * (1.0f + wa.w)),
                    pack_bf16(b.x * r * (1.0f + wb.x), b.y * r * (1.0f + wb.y)),
                    pack_bf16(b.z * r * (1.0f + wb.z), b.w * r * (1.0f + wb.w))};
-  *reinterpret_cast<uint4*>(static_cast<bf16*>(args.x) + row * kHidden + k) =
-      make_uint4(w[0], w[1], w[2], w[3]);
+  const uint4 x = make_uint4(w[0], w[1], w[2], w[3]);
+  if (args.x != nullptr) {
+    *reinterpret_cast<uint4*>(static_cast<bf16*>(args.x) + row * kHidden + k) = x;
+  }
+  if (args.fp8 != nullptr) {
+    const float scale = fp8_scale(block_max(largest_bf16(x)));
+    *reinterpret_cast<uint2*>(static_cast<uint8_t*>(args.fp8) + row * kHidden + k) =
+        pack_fp8x8(x, fp8_inverse(scale));
+    if (threadIdx.x == 0) args.fp8_scales[row] = scale;
+  }
   if (args.permuted == nullptr) return;
   const uint4 gate = reinterpret_cast<const uint4*>(args.gate_weight)[threadIdx.x];
   const uint32_t g[4] = {gate.x, gate.y, gate.z, gate.w};

@@ -1,5 +1,6 @@
 // Row-wise passes of large steps, each reading its inputs once: QK norm + rotary + KV store, and
 // the gated norm in front of a DeltaNet layer's output projection.
+#include "kernels/cuda/fp8_rows.cuh"
 #include "kernels/cuda/matrices.cuh"
 #include "kernels/cuda/prefill.h"
 
@@ -92,14 +93,35 @@ __global__ void __launch_bounds__(kRotaryWarps * 32) rotary_kernel(PrefillRotary
 }
 
 constexpr int kHeadsPerWarp = 4;
+static_assert(8 * kHeadsPerWarp == kFp8GatedHeads);
 
-/// Warp = four heads of a row, lane = four columns of each.
+/// The CTA's row of 32 heads.
+__device__ __forceinline__ void store_fp8(const PrefillGatedNormArgs& args,
+                                          const uint2 (&x)[kHeadsPerWarp]) {
+  float top = 0;
+#pragma unroll
+  for (int i = 0; i < kHeadsPerWarp; ++i) {
+    top = fmaxf(top, fmaxf(largest_bf16(x[i].x), largest_bf16(x[i].y)));
+  }
+  const float scale = fp8_scale(block_max(top)), inverse = fp8_inverse(scale);
+  const int64_t head = blockIdx.x * kFp8GatedHeads + threadIdx.x / 32 * kHeadsPerWarp;
+#pragma unroll
+  for (int i = 0; i < kHeadsPerWarp; ++i) {
+    const int64_t at = (head + i) * 128 + threadIdx.x % 32 * 4;
+    *reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(args.out) + at) =
+        pack_fp8x4(bf16_low(x[i].x) * inverse, bf16_high(x[i].x) * inverse,
+                   bf16_low(x[i].y) * inverse, bf16_high(x[i].y) * inverse);
+  }
+  if (threadIdx.x == 0) args.fp8_scales[blockIdx.x] = scale;
+}
+
+/// Warp = four heads of a row, lane = four columns of each; a row of 32 heads is a CTA's.
 __global__ void __launch_bounds__(256) gated_norm_kernel(PrefillGatedNormArgs args) {
   const int64_t first = (blockIdx.x * int64_t{8} + threadIdx.x / 32) * kHeadsPerWarp;
   const int lane = threadIdx.x % 32;
   const float4 weight = reinterpret_cast<const float4*>(args.weight)[lane];
   const int64_t heads = args.rows * args.heads;
-  uint2 core[kHeadsPerWarp];
+  uint2 core[kHeadsPerWarp], out[kHeadsPerWarp];
   float4 z[kHeadsPerWarp];
 #pragma unroll
   for (int i = 0; i < kHeadsPerWarp; ++i) {
@@ -114,10 +136,18 @@ __global__ void __launch_bounds__(256) gated_norm_kernel(PrefillGatedNormArgs ar
     const float2 a = unpack_half(core[i].x), b = unpack_half(core[i].y);
     const float sum = warp_sum(a.x * a.x + a.y * a.y + b.x * b.x + b.y * b.y);
     const float r = rsqrtf(sum / 128.0f + args.eps);
-    if (first + i >= heads) return;
-    *reinterpret_cast<uint2*>(static_cast<bf16*>(args.out) + (first + i) * 128 + lane * 4) =
+    out[i] =
         make_uint2(pack_bf16(a.x * r * weight.x * silu(z[i].x), a.y * r * weight.y * silu(z[i].y)),
                    pack_bf16(b.x * r * weight.z * silu(z[i].z), b.y * r * weight.w * silu(z[i].w)));
+  }
+  if (args.fp8_scales != nullptr) {
+    store_fp8(args, out);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kHeadsPerWarp; ++i) {
+    if (first + i >= heads) return;
+    *reinterpret_cast<uint2*>(static_cast<bf16*>(args.out) + (first + i) * 128 + lane * 4) = out[i];
   }
 }
 
