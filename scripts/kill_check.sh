@@ -27,8 +27,7 @@ mkfifo "$work/messages"
 # shellcheck source=/dev/null
 source "$(dirname "$0")/checks.sh"
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
-# A kill between the last rename and the removal of our notes leaves these two: no part of the model.
-same_as_whole() { diff -r -x .nibble-job -x .nibble-progress "$work/whole" "$1"; }
+same_as_whole() { diff -r "$work/whole" "$1"; }
 
 # Phases are lines of their own: "copying", "layer 3/8 calibrating", "head quantizing", "publishing".
 is_phase() { [[ $1 =~ ^(copying|publishing|(head|layer\ [0-9]+/[0-9]+)\ (calibrating|quantizing))$ ]]; }
@@ -116,7 +115,12 @@ for i in $(seq 0 $((publishing - 1))); do
   [ -z "$killed" ] || told "$killed" "$first_phase"
   killed=$last_phase
   if [ -e "$out" ]; then
-    check "what is there after a kill in '$killed' is whole" same_as_whole "$out"
+    # Killed between the last rename and the removal of our notes: the next run removes them.
+    check "what is there after a kill in '$killed' is whole" \
+      diff -r -x .nibble-job -x .nibble-progress "$work/whole" "$out"
+    "$nibble" quantize "$source" "$out" "${options[@]}" >"$work/output" 2>"$work/last-message"
+    check "the next run takes it for finished" grep -q "exists already" "$work/last-message"
+    check "and leaves nothing but the model" same_as_whole "$out"
     printf '%-24s -> finished\n' "$killed"
     killed=""
     rm -rf "$out" "$out.partial"

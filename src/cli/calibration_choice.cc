@@ -68,9 +68,27 @@ Result<Calibration> calibration_sequences(const QuantizeOptions& options, const 
   return out;
 }
 
+Error nothing_to_calibrate_with(const std::string& source, const quantize::StatisticsNeeds& needs) {
+  std::string message =
+      "no calibration data: " + source +
+      " has no calibration.jsonl. Give one of\n"
+      "  --calib FILE.jsonl        one record a line: {\"text\"}, {\"article\"} or "
+      "{\"messages\", \"tools\"?, \"thinking\"?}\n"
+      "  --calib FILE.txt          documents separated by a line <|endoftext|>, "
+      "or one text; both may end in .gz or .zst\n"
+      "  --calib-tokens FILE.json  token ids: [[1, 2, 3], [4, 5]]\n";
+  // The text is wanted by the search alone, whose default a user of such a recipe may not know.
+  message += needs.maxima
+                 ? "  --amax FILE.tsv           calibrated maxima: columns quantizer and amax"
+                 : "  --scales mse              nothing else in this recipe needs the text; "
+                   "this search looks at the weights alone";
+  return {ErrorCode::invalid_argument, std::move(message)};
+}
+
 }  // namespace
 
-Result<Calibration> choose_calibration(const QuantizeOptions& options, bool needed) {
+Result<Calibration> choose_calibration(const QuantizeOptions& options,
+                                       const quantize::StatisticsNeeds& needs) {
   const int given = (options.amax.empty() ? 0 : 1) + (options.calib.empty() ? 0 : 1) +
                     (options.calib_tokens.empty() ? 0 : 1);
   if (given > 1) {
@@ -91,7 +109,7 @@ Result<Calibration> choose_calibration(const QuantizeOptions& options, bool need
     out.digest = sha256_hex(std::as_bytes(std::span(table)));
     return out;
   }
-  if (!needed) {
+  if (!needs.any()) {
     Calibration out;
     out.summary.data = "none: nothing that this recipe writes depends on it";
     return out;
@@ -99,18 +117,7 @@ Result<Calibration> choose_calibration(const QuantizeOptions& options, bool need
   std::string text = options.calib;
   if (text.empty() && options.calib_tokens.empty()) {
     text = options.source + "/calibration.jsonl";
-    if (!file_exists(text)) {
-      return Error{
-          ErrorCode::invalid_argument,
-          "no calibration data: " + options.source +
-              " has no calibration.jsonl. Give one of\n"
-              "  --calib FILE.jsonl        one record a line: {\"text\"}, {\"article\"} or "
-              "{\"messages\", \"tools\"?, \"thinking\"?}\n"
-              "  --calib FILE.txt          documents separated by a line <|endoftext|>, "
-              "or one text; both may end in .gz or .zst\n"
-              "  --calib-tokens FILE.json  token ids: [[1, 2, 3], [4, 5]]\n"
-              "  --amax FILE.tsv           calibrated maxima: columns quantizer and amax"};
-    }
+    if (!file_exists(text)) return nothing_to_calibrate_with(options.source, needs);
   }
   return calibration_sequences(options, text);
 }

@@ -5,6 +5,7 @@
 #include "cli/options.h"
 #include "quantize/activation_maxima.h"
 #include "quantize/calibration_summary.h"
+#include "quantize/export_job.h"
 
 #include <cstdint>
 #include <string>
@@ -21,8 +22,9 @@ struct Calibration {
 };
 
 /// Reads what --amax, --calib or --calib-tokens name, else calibration.jsonl of the source. With
-/// needed = false only a table is read, if one is named (it may clip weights). Errors: more than
+/// no needs only a table is read, if one is named (it may clip weights). Errors: more than
 /// one of them, none to be found, files of a wrong form (invalid_argument).
-Result<Calibration> choose_calibration(const QuantizeOptions& options, bool needed);
+Result<Calibration> choose_calibration(const QuantizeOptions& options,
+                                       const quantize::StatisticsNeeds& needs);
 
 }  // namespace nibble::cli

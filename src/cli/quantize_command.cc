@@ -89,7 +89,7 @@ class QuantizeRun {
     checkpoint_ = std::make_unique<formats::Checkpoint>(std::move(checkpoint));
     NIBBLE_ASSIGN_OR_RETURN(source_, model::CheckpointSource::open(*checkpoint_, config));
     NIBBLE_ASSIGN_OR_RETURN(needs_, quantize::check_quantizable(*source_, job_));
-    NIBBLE_ASSIGN_OR_RETURN(calibration_, choose_calibration(options_, needs_.any()));
+    NIBBLE_ASSIGN_OR_RETURN(calibration_, choose_calibration(options_, needs_));
     if (!options_.report.empty()) {
       NIBBLE_ASSIGN_OR_RETURN(report_text_, choose_report(options_, calibration_));
     }

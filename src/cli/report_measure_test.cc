@@ -22,7 +22,7 @@ QuantizeOptions demo_options(const std::string& report) {
 }
 
 std::string refusal(const QuantizeOptions& options) {
-  const auto chosen = choose_report(options, choose_calibration(options, true).value());
+  const auto chosen = choose_report(options, choose_calibration(options, {.maxima = true}).value());
   return chosen.ok() ? "" : chosen.error().message;
 }
 
@@ -35,7 +35,7 @@ std::string story(int number) {
 
 TEST(ChooseReport, DefaultIsTheHeldOutText) {
   const QuantizeOptions options = demo_options(kDefaultReportText);
-  const auto chosen = choose_report(options, choose_calibration(options, true).value());
+  const auto chosen = choose_report(options, choose_calibration(options, {.maxima = true}).value());
   ASSERT_TRUE(chosen.ok()) << chosen.error().message;
   EXPECT_EQ(chosen.value().eval.data, "models/demo/eval/heldout_generated.txt");
   EXPECT_EQ(chosen.value().eval.mode, "documents");

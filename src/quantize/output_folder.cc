@@ -23,6 +23,8 @@ namespace fs = std::filesystem;
 constexpr const char* kNotePrefix = ".nibble-";
 constexpr const char* kJobNote = ".nibble-job";
 constexpr const char* kProgressNote = ".nibble-progress";
+// What the job note of a folder says that is about to be replaced.
+constexpr const char* kReplaced = "replaced\n";
 
 Error filesystem_error(const std::string& path, const std::error_code& code) {
   return errno_error(path, code.value());
@@ -34,6 +36,12 @@ Result<bool> is_ours(const std::string& folder) {
   const auto is_note = [](const std::string& name) { return name.starts_with(kNotePrefix); };
   return std::find(names.begin(), names.end(), kJobNote) != names.end() ||
          std::all_of(names.begin(), names.end(), is_note);
+}
+
+void remove_last_notes(const std::string& folder) {
+  std::error_code ignored;
+  fs::remove(folder + "/" + kProgressNote, ignored);
+  fs::remove(folder + "/" + kJobNote, ignored);
 }
 
 // The job file goes last, or a folder emptied half would not be known as ours.
@@ -59,6 +67,9 @@ Result<std::string> check_destination(const std::string& destination, Existing e
   const std::string trimmed = destination.substr(0, end + 1);
   std::error_code failure;
   if (existing == Existing::refuse && fs::exists(fs::symlink_status(trimmed, failure))) {
+    // Notes in it are of a run that was killed when all was done, or of one that is replacing it.
+    const Result<std::string> job = read_file(trimmed + "/" + kJobNote);
+    if (job.ok() && job.value() != kReplaced) remove_last_notes(trimmed);
     return Error{ErrorCode::invalid_argument,
                  trimmed + ": exists already; give --overwrite or another destination"};
   }
@@ -132,7 +143,7 @@ Result<void> OutputFolder::swap_with_old() {
   std::error_code failure;
   if (fs::is_directory(destination_, failure)) {
     // Killed after the exchange, the old folder lies under the partial name: marked as ours.
-    NIBBLE_RETURN_IF_ERROR(write_file_atomic(destination_ + "/" + kJobNote, "replaced\n"));
+    NIBBLE_RETURN_IF_ERROR(write_file_atomic(destination_ + "/" + kJobNote, kReplaced));
   }
   if (::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, destination_.c_str(), RENAME_EXCHANGE) ==
       0) {
@@ -164,9 +175,8 @@ Result<void> OutputFolder::publish() {
     fs::rename(partial_, destination_, failure);
     if (failure) return filesystem_error(partial_, failure);
   }
-  // Killed here, a finished folder keeps two small hidden files.
-  fs::remove(destination_ + "/" + kProgressNote, failure);
-  fs::remove(destination_ + "/" + kJobNote, failure);
+  // Killed here, a finished folder keeps two small hidden files until check_destination() sees it.
+  remove_last_notes(destination_);
   return sync_directory(fs::absolute(destination_).parent_path().string());
 }
 

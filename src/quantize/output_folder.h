@@ -17,7 +17,8 @@ namespace nibble::quantize {
 enum class Existing { refuse, replace };
 
 /// `destination` without slashes at its end; refused when it is empty, the file system's root, or
-/// when it exists and must not.
+/// when it exists and must not. Such a folder is finished; notes that a kill inside publish() left
+/// in it are removed.
 Result<std::string> check_destination(const std::string& destination, Existing existing);
 
 /// Move-only. One thread at a time. Dropped before publish(), it leaves the work to be continued.
@@ -47,7 +48,8 @@ class OutputFolder {
   bool continues() const { return continues_; }
 
   /// Gives the folder its name. An old destination is replaced in one step and then removed. Killed
-  /// on the way, the same job goes on, or the finished folder keeps two hidden notes of ours.
+  /// on the way, the same job goes on, or the finished folder keeps two hidden notes of ours until
+  /// check_destination() refuses it.
   Result<void> publish();
 
   /// Removes the partial folder and all that is in it.

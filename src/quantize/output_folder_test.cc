@@ -92,6 +92,22 @@ TEST_F(OutputFolderTest, KilledBetweenExchangeAndCleanUp) {
   EXPECT_FALSE(file_exists(folder.file("old")));
 }
 
+TEST_F(OutputFolderTest, KilledBetweenRenameAndCleanUp) {
+  OutputFolder folder = open("job");
+  write(folder.file("a"), "1");
+  write(folder.progress_note(), "all");
+  fs::rename(partial_, destination_);
+  EXPECT_NE(error(destination_).find("exists already"), std::string::npos);
+  EXPECT_EQ(list_directory(destination_).value(), std::vector<std::string>{"a"});
+}
+
+TEST_F(OutputFolderTest, MarkOfARunThatReplacesIsLeft) {
+  fs::create_directory(destination_);
+  write(destination_ + "/.nibble-job", "replaced\n");
+  EXPECT_NE(error(destination_).find("exists already"), std::string::npos);
+  EXPECT_TRUE(file_exists(destination_ + "/.nibble-job"));
+}
+
 TEST_F(OutputFolderTest, OneWriterAtATime) {
   const OutputFolder first = open("job");
   EXPECT_NE(error(destination_).find("another nibble"), std::string::npos);

@@ -49,5 +49,9 @@ cp "$model"/*.safetensors* "$model/config.json" "$work/bare"
 check "weights alone need no calibration text" test -e "$work/weights-only/config.json"
 "$nibble" quantize "$work/bare" "$work/nothing" >"$work/message" 2>&1
 check "inputs do" says "no calibration data"
+check "and no search does without it" test "$(grep -c -e '--scales' "$work/message")" -eq 0
+"$nibble" quantize "$work/bare" "$work/nothing" --recipe nvfp4-mlp-w4a16 >"$work/message" 2>&1
+check "the default search reads it too" says "no calibration data"
+check "its message names one that does not" says "[-]-scales mse .*weights alone"
 
 checks_done
