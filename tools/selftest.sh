@@ -160,8 +160,14 @@ check words 1 '^src/base/a.cc:2: not ASCII'
 
 new_tree headers
 file src/base/a.h '#pragma once' '#include <string>' 'inline std::string f() { return {}; }'
-check headers 0 '^check_headers: 1 headers, 0 problems$'
+check headers 0 '^check_headers: 1 headers \(1 compiled here\), 0 problems$'
 file src/base/b.h '#pragma once' 'inline std::string g() { return {}; }'
+check headers 1 '^src/base/b.h: does not compile alone'
+file src/base/b.cc '#include "base/b.h"'
+check headers 1 '^src/base/b.h: does not compile alone'
+file src/base/CMakeLists.txt 'nibble_library(base SOURCES b.cc)'
+check headers 0 '^check_headers: 2 headers \(1 compiled here\), 0 problems$'
+file src/base/b.cc '#include <string>' '#include "base/b.h"'
 check headers 1 '^src/base/b.h: does not compile alone'
 
 if command -v clang-format >/dev/null; then

@@ -232,8 +232,8 @@ TEST_F(DamageTest, MixedFilesToo) {
 void to_packed(TestTensors& tensors, std::string& config) {
   TestTensors out;
   for (const auto& [name, tensor] : tensors) {
-    const auto stem = [&](const std::string& ending) {
-      return name.substr(0, name.size() - ending.size());
+    const auto stem = [&whole = name](const std::string& ending) {
+      return whole.substr(0, whole.size() - ending.size());
     };
     TestTensor changed = tensor;
     std::string renamed = name;
