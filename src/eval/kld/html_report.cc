@@ -1,5 +1,6 @@
 #include "eval/kld/html_report.h"
 
+#include "base/html.h"
 #include "base/utf8.h"
 #include "eval/kld/svg_plot.h"
 

@@ -1,6 +1,7 @@
 #include "eval/kld/svg_plot.h"
 
 #include "base/check.h"
+#include "base/html.h"
 
 #include <fmt/format.h>
 
@@ -107,29 +108,6 @@ std::string x_ticks(const Axis& axis, const std::vector<double>& x) {
 }
 
 }  // namespace
-
-std::string escape_html(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 std::string svg_lines(const LinePlot& plot) {
   NIBBLE_CHECK(!plot.x.empty() && plot.series.size() <= std::size(kSeriesClasses), "plot",

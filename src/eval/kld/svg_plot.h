@@ -36,7 +36,4 @@ struct BarPlot {
 
 std::string svg_bars(const BarPlot& plot);
 
-/// & < > " as entities.
-std::string escape_html(const std::string& text);
-
 }  // namespace nibble::eval

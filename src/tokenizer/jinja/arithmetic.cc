@@ -1,6 +1,6 @@
 // Python's arithmetic operators, on numbers, strings and sequences.
+#include "base/html.h"
 #include "tokenizer/jinja/format.h"
-#include "tokenizer/jinja/html.h"
 #include "tokenizer/jinja/integer.h"
 #include "tokenizer/jinja/operators.h"
 

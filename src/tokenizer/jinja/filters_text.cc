@@ -1,4 +1,5 @@
 // Filters that make text.
+#include "base/html.h"
 #include "tokenizer/jinja/builtins.h"
 #include "tokenizer/jinja/format.h"
 #include "tokenizer/jinja/html.h"

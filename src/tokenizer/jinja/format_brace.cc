@@ -1,7 +1,7 @@
 // "{} {name.attr[0]!r:>8}".format(...).
+#include "base/html.h"
 #include "tokenizer/jinja/format.h"
 #include "tokenizer/jinja/format_spec.h"
-#include "tokenizer/jinja/html.h"
 #include "tokenizer/jinja/integer.h"
 #include "tokenizer/jinja/operators.h"
 #include "tokenizer/jinja/printing.h"

@@ -1,7 +1,7 @@
 // "%s %5.2f %(name)r" % values.
+#include "base/html.h"
 #include "tokenizer/jinja/format.h"
 #include "tokenizer/jinja/format_spec.h"
-#include "tokenizer/jinja/html.h"
 #include "tokenizer/jinja/integer.h"
 #include "tokenizer/jinja/operators.h"
 #include "tokenizer/jinja/printing.h"

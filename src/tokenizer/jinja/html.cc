@@ -1,4 +1,4 @@
-// HTML escaping, tag removal, entities.
+// Tag removal, entities.
 #include "tokenizer/jinja/html.h"
 
 #include "base/utf8.h"
@@ -54,33 +54,6 @@ std::string unescape(std::string_view text) {
 }
 
 }  // namespace
-
-std::string escape_html(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 std::string strip_tags(std::string_view text) {
   std::string kept;

@@ -1,13 +1,10 @@
-// HTML escaping and its undoing, as the reference's markup library does them.
+// HTML back to text, as the reference's markup library does it.
 #pragma once
 
 #include <string>
 #include <string_view>
 
 namespace nibble::tokenizer::jinja {
-
-/// & < > ' " as HTML entities.
-std::string escape_html(std::string_view text);
 
 /// Removes tags and comments, collapses white space, resolves numeric entities and the common named
 /// ones.

@@ -1,9 +1,9 @@
 // Methods of str that make or split text. Predicates and searches are in methods_string_query.cc.
 #include "tokenizer/jinja/methods_string.h"
 
+#include "base/html.h"
 #include "tokenizer/jinja/builtins.h"
 #include "tokenizer/jinja/format.h"
-#include "tokenizer/jinja/html.h"
 #include "tokenizer/jinja/operators.h"
 #include "tokenizer/jinja/text.h"
 
