@@ -97,6 +97,8 @@ class Parser {
   ExpressionPtr parse_product();
   ExpressionPtr parse_power();
   ExpressionPtr parse_unary(bool with_filter);
+
+  // Operands (parser_operands.cc).
   ExpressionPtr parse_primary();
   ExpressionPtr parse_name();
   ExpressionPtr parse_number();
