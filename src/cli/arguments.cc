@@ -90,9 +90,9 @@ void add_run_options(CLI::App& app, ModelOptions& options) {
   flags.option("--device", options.device, "Where to run: auto, cpu, cuda:N");
   flags.choice("--arithmetic", options.arithmetic, {"exact", "f32"},
                "exact: BF16 inputs, as served");
-  flags.flag("--fp8-activations", options.fp8_activations,
-             "Large prefill steps multiply E4M3 inputs: faster, less exact; GPU of compute "
-             "capability 9.0, --arithmetic exact");
+  flags.choice("--activations", options.activations, {"full", "fp8", "nvfp4"},
+               "Inputs of prefill products on a GPU: full: as --arithmetic says; fp8 (compute "
+               "capability 9.0), nvfp4 (12.x; emulated elsewhere): rounded, faster, less exact");
   flags.choice("--kv-cache-dtype", options.kv_cache_dtype, {"auto", "float32", "bf16", "fp8"},
                "Type of the KV cache; auto follows the checkpoint");
   flags.choice("--load-format", options.load_format, {"auto", "dummy"},

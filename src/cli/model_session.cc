@@ -69,6 +69,12 @@ Result<runtime::MemoryWishes> memory_wishes(const ModelOptions& options) {
   return wishes;
 }
 
+device::Activations activations_of(const DeviceChoice& choice) {
+  return choice.activations == "fp8"     ? device::Activations::fp8
+         : choice.activations == "nvfp4" ? device::Activations::nvfp4
+                                         : device::Activations::full;
+}
+
 }  // namespace
 
 std::unique_ptr<ThreadPool> make_thread_pool(int threads) {
@@ -88,7 +94,7 @@ Result<std::optional<int>> chosen_gpu(const std::string& device, const std::stri
 }
 
 DeviceChoice device_choice(const ModelOptions& options) {
-  return {options.device, options.arithmetic, options.threads, options.fp8_activations};
+  return {options.device, options.arithmetic, options.threads, options.activations};
 }
 
 Result<ComputeDevice> make_compute_device(const DeviceChoice& choice) {
@@ -100,11 +106,11 @@ Result<ComputeDevice> make_compute_device(const DeviceChoice& choice) {
                           chosen_gpu(choice.device, choice.arithmetic));
   if (gpu) {
     NIBBLE_ASSIGN_OR_RETURN(out.device,
-                            device::make_cuda_device(kind, {*gpu, choice.fp8_activations}));
-  } else if (choice.fp8_activations) {
-    return Error{ErrorCode::invalid_argument,
-                 "--fp8-activations: found device cpu, wanted a GPU of compute capability 9.0 "
-                 "(--device cuda:N)"};
+                            device::make_cuda_device(kind, {*gpu, activations_of(choice)}));
+  } else if (choice.activations != "full") {
+    return Error{ErrorCode::invalid_argument, "--activations " + choice.activations +
+                                                  ": found device cpu, wanted a GPU (--device "
+                                                  "cuda:N)"};
   } else {
     out.device = device::make_cpu_device(kind, level, *out.pool);
   }

@@ -84,7 +84,7 @@ struct DeviceChoice {
   std::string device = "cpu";
   std::string arithmetic = "exact";
   int threads = 0;  // 0: one per physical core
-  bool fp8_activations = false;
+  std::string activations = "full";
 };
 DeviceChoice device_choice(const ModelOptions& options);
 

@@ -1,4 +1,4 @@
-// Tests for the device a command line chooses: what --fp8-activations refuses.
+// Tests for the device a command line chooses: what --activations refuses.
 #include "cli/model_session.h"
 
 #include "cli/arguments.h"
@@ -8,14 +8,14 @@
 namespace nibble::cli {
 namespace {
 
-TEST(DeviceChoice, Fp8ActivationsNeedAGpu) {
-  const auto made = make_compute_device({"cpu", "exact", 1, true});
+TEST(DeviceChoice, RoundedActivationsNeedAGpu) {
+  const auto made = make_compute_device({"cpu", "exact", 1, "fp8"});
   ASSERT_FALSE(made.ok());
   EXPECT_EQ(made.error().code, ErrorCode::invalid_argument);
-  for (const char* part : {"--fp8-activations", "found device cpu", "wanted a GPU", "9.0"}) {
+  for (const char* part : {"--activations fp8", "found device cpu", "wanted a GPU"}) {
     EXPECT_NE(made.error().message.find(part), std::string::npos) << made.error().message;
   }
-  EXPECT_TRUE(make_compute_device({"cpu", "exact", 1, false}).ok());
+  EXPECT_TRUE(make_compute_device({"cpu", "exact", 1, "full"}).ok());
 }
 
 TEST(DeviceChoice, EveryCommandThatRunsAModelTakesTheFlag) {
@@ -23,13 +23,13 @@ TEST(DeviceChoice, EveryCommandThatRunsAModelTakesTheFlag) {
   for (const Arguments& command : {Arguments{"serve"}, Arguments{"chat"}, Arguments{"eval", "kld"},
                                    Arguments{"bench", "engine"}}) {
     Arguments words = command;
-    words.insert(words.end(), {"model", "--fp8-activations"});
+    words.insert(words.end(), {"model", "--activations", "fp8"});
     const std::variant<Command, ParseExit> parsed = parse_arguments(words);
     ASSERT_TRUE(std::holds_alternative<Command>(parsed)) << command.back();
     const bool wished = std::visit(
         [](const auto& options) {
-          if constexpr (requires { options.model.fp8_activations; }) {
-            return device_choice(options.model).fp8_activations;
+          if constexpr (requires { options.model.activations; }) {
+            return device_choice(options.model).activations == "fp8";
           }
           return false;
         },

@@ -13,7 +13,7 @@ struct ModelOptions {
   std::string model;  // a directory
   std::string device = "auto";  // auto, cpu, cuda:N
   std::string arithmetic = "exact";  // exact, f32
-  bool fp8_activations = false;  // device::Device::fp8_activations
+  std::string activations = "full";  // full, fp8, nvfp4
   std::string kv_cache_dtype = "auto";  // auto, float32, bf16, fp8
   std::string load_format = "auto";  // auto, dummy: random weights from config.json alone
   std::string memory;  // ceiling on what we allocate ("40GiB"); empty: what is free

@@ -36,7 +36,8 @@ Result<Devices> open_devices(const SelftestOptions& options, Arithmetic arithmet
     }
     return out;
   }
-  NIBBLE_ASSIGN_OR_RETURN(auto device, device::make_cuda_device(arithmetic, {*gpu, false}));
+  NIBBLE_ASSIGN_OR_RETURN(auto device,
+                          device::make_cuda_device(arithmetic, {*gpu, device::Activations::full}));
   out.push_back(std::move(device));
   return out;
 }

@@ -33,6 +33,10 @@ namespace nibble::device {
 /// f32: linear inputs stay f32 (goldens, calibration). exact: linear inputs are BF16, f32
 /// accumulation (serving).
 enum class Arithmetic { f32, exact };
+/// What large steps, those with more rows than sequences, round the inputs of experts and of
+/// mixers' projections to (NUMERICS.md 6). full: as the arithmetic says. nvfp4: inputs of NVFP4
+/// weights only.
+enum class Activations { full, fp8, nvfp4 };
 
 /// Whether a block writes its output or adds it.
 enum class Accumulate { replace, add };
@@ -76,9 +80,7 @@ class Device {
   /// "cpu avx512_dot, 2 threads".
   virtual std::string description() const = 0;
   Arithmetic arithmetic() const { return arithmetic_; }
-  /// Whether large steps round the inputs of experts and mixers' projections to E4M3
-  /// (NUMERICS.md 6): a step is large that has more rows than sequences.
-  bool fp8_activations() const { return fp8_activations_; }
+  Activations activations() const { return activations_; }
   /// Element type of linear inputs and of the convolution window: f32 or bf16.
   DType activation_dtype() const {
     return arithmetic_ == Arithmetic::f32 ? DType::f32 : DType::bf16;
@@ -194,7 +196,7 @@ class Device {
   virtual void linear(ConstTensorView x, const PackedLinear& weight, TensorView out,
                       Accumulate accumulate) = 0;
   /// linear() of a mixer's projections q, k, v, o, in_proj_qkv, in_proj_z and out_proj: what
-  /// fp8_activations() is about.
+  /// activations() is about.
   virtual void project(const StepPlan& /*plan*/, ConstTensorView x, const PackedLinear& weight,
                        TensorView out, Accumulate accumulate) {
     linear(x, weight, out, accumulate);
@@ -252,8 +254,8 @@ class Device {
   virtual void gather_rows(ConstTensorView x, const int32_t* rows, TensorView out) = 0;
 
  protected:
-  explicit Device(Arithmetic arithmetic, bool fp8_activations = false)
-      : arithmetic_(arithmetic), fp8_activations_(fp8_activations) {}
+  explicit Device(Arithmetic arithmetic, Activations activations = Activations::full)
+      : arithmetic_(arithmetic), activations_(activations) {}
 
   /// Named activation buffers of one step, views of max_rows rows; see composed_blocks.cc for who
   /// uses which.
@@ -281,7 +283,7 @@ class Device {
                    TensorView out, Accumulate accumulate);
 
   Arithmetic arithmetic_;
-  bool fp8_activations_;
+  Activations activations_;
 };
 
 }  // namespace nibble::device

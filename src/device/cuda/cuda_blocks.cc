@@ -369,7 +369,7 @@ void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
   const bool kernels = plan.num_rows <= cuda::kMaxMmaRows ? has_decode_kernels() : has_wgmma();
   const bool fused = kernels && arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
                      spec_.hidden_size == cuda::kHidden && fits(weights) &&
-                     residual.data() == out.data();
+                     residual.data() == out.data() && !rounds_to_fp4(plan);
   if (!fused) {
     Device::moe_block(plan, weights, residual, out, accumulate);
   } else if (plan.num_rows == 1) {

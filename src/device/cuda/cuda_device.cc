@@ -124,12 +124,12 @@ Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic,
                  info.name + " has compute capability " + std::to_string(info.compute_major) + "." +
                      std::to_string(info.compute_minor) + ", for which this build has no kernels"};
   }
-  if (options.fp8_activations && arithmetic != Arithmetic::exact) {
+  if (options.activations != Activations::full && arithmetic != Arithmetic::exact) {
     return Error{ErrorCode::invalid_argument,
-                 "--fp8-activations: found --arithmetic f32, wanted exact"};
+                 "--activations: found --arithmetic f32, wanted exact"};
   }
-  if (options.fp8_activations && !has_fp8_activations(info)) {
-    return Error{ErrorCode::unsupported, "--fp8-activations: found " + info.name +
+  if (options.activations == Activations::fp8 && !has_fp8_activations(info)) {
+    return Error{ErrorCode::unsupported, "--activations fp8: found " + info.name +
                                              " of compute capability " +
                                              std::to_string(info.compute_major) + "." +
                                              std::to_string(info.compute_minor) + ", wanted 9.0"};
@@ -154,9 +154,7 @@ cuda::Element cuda_element(DType dtype) {
 }
 
 CudaDevice::CudaDevice(Arithmetic arithmetic, const CudaOptions& options, CudaDeviceInfo info)
-    : Device(arithmetic, options.fp8_activations),
-      ordinal_(options.ordinal),
-      info_(std::move(info)) {}
+    : Device(arithmetic, options.activations), ordinal_(options.ordinal), info_(std::move(info)) {}
 
 CudaDevice::~CudaDevice() = default;
 
@@ -174,8 +172,10 @@ Result<void> CudaDevice::open() {
 }
 
 std::string CudaDevice::description() const {
-  return "cuda:" + std::to_string(ordinal_) + " " + info_.name +
-         (fp8_activations() ? ", FP8 activations" : "");
+  const char* rounded = activations() == Activations::fp8     ? ", FP8 activations"
+                        : activations() == Activations::nvfp4 ? ", NVFP4 activations"
+                                                              : "";
+  return "cuda:" + std::to_string(ordinal_) + " " + info_.name + rounded;
 }
 
 Result<std::unique_ptr<Memory>> CudaDevice::allocate(size_t bytes, const std::string& purpose) {
@@ -232,7 +232,14 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(scratch->router_logits, kRows * cuda::kLogitStride);
   pieces.take(scratch->slot_weights, kPairs);
   take_table(pieces, scratch->decode, kPairs, cuda::kExperts + 1);
-  if (fp8_activations()) {
+  if (activations() == Activations::nvfp4) {
+    const int64_t projection =
+        rows * std::max({spec.hidden_size, attention_width(spec), value_width(spec)});
+    const int64_t experts =
+        std::max(pairs * spec.moe_intermediate_size, rows * spec.shared_intermediate_size);
+    pieces.take(scratch->fp4, 2 * std::max(projection, experts));
+  }
+  if (activations() == Activations::fp8) {
     const int64_t outputs = largest_output(spec);
     pieces.take(scratch->fp8.rows,
                 rows * std::max({spec.hidden_size, attention_width(spec), value_width(spec)}) * 2);
@@ -286,7 +293,7 @@ Result<void> CudaDevice::set_workspace(const WorkspaceSpec& spec) {
   }
   upload(reinterpret_cast<std::byte*>(scratch_.rope_frequencies),
          std::as_bytes(std::span(frequencies)));
-  if (fp8_activations()) {
+  if (activations() == Activations::fp8) {
     const std::vector<float> ones(static_cast<size_t>(largest_output(spec)), 1.0f);
     upload(reinterpret_cast<std::byte*>(scratch_.fp8.ones), std::as_bytes(std::span(ones)));
   }

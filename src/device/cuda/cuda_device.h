@@ -31,14 +31,15 @@ Result<double> cuda_read_bandwidth(int ordinal);
 
 struct CudaOptions {
   int ordinal = 0;
-  bool fp8_activations = false;  // Device::fp8_activations
+  Activations activations = Activations::full;
 };
 
-/// Whether fp8_activations can be had on that GPU: its FP8 products are those of sm_90a.
+/// Whether Activations::fp8 can be had on that GPU: its FP8 products are those of sm_90a. nvfp4
+/// runs everywhere, at speed only on compute capability 12.x.
 bool has_fp8_activations(const CudaDeviceInfo& info);
 
-/// The device on that GPU. Errors as cuda_device_info, and exhausted; fp8_activations with f32 or
-/// on a GPU that has not got them: invalid_argument, unsupported.
+/// The device on that GPU. Errors as cuda_device_info, and exhausted; rounded activations with
+/// f32 or on a GPU that has not got them: invalid_argument, unsupported.
 Result<std::unique_ptr<Device>> make_cuda_device(Arithmetic arithmetic, const CudaOptions& options);
 
 }  // namespace nibble::device

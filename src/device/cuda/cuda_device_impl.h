@@ -1,9 +1,9 @@
 // CudaDevice: the class behind make_cuda_device.
 //
 // cuda_device.cc: memory, workspace, row-wise operations. cuda_linear.cc: packing and dense
-// products. cuda_fp8.cc: products of fp8_activations(). cuda_moe.cc: experts. cuda_sequences.cc:
-// operations that walk sequences. cuda_sample.cc: sampling. cuda_blocks.cc: fused blocks and
-// captured steps.
+// products. cuda_fp8.cc, cuda_fp4.cc: products of rounded activations. cuda_moe.cc: experts.
+// cuda_sequences.cc: operations that walk sequences. cuda_sample.cc: sampling. cuda_blocks.cc:
+// fused blocks and captured steps.
 #pragma once
 
 #include "device/cuda/cuda_device.h"
@@ -16,6 +16,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/prefill.h"
+#include "kernels/cuda/w4a4.h"
 
 #include <initializer_list>
 #include <map>
@@ -105,7 +106,7 @@ class CudaDevice final : public Device {
  private:
   static constexpr size_t kDecodeSharedBytes = size_t{227} << 10;
 
-  /// Operands of FP8 products, with fp8_activations() only; k and n: the largest of a projection.
+  /// Operands of FP8 products, with Activations::fp8 only; k and n: the largest of a projection.
   struct Fp8Scratch {
     std::byte* rows = nullptr;  // [rows][k] bytes, or BF16
     float* row_scales = nullptr;  // [rows]
@@ -141,6 +142,7 @@ class CudaDevice final : public Device {
     float* prefill_logits = nullptr;  // [rows][272]
     cuda::PrefillTable prefill;
     Fp8Scratch fp8;
+    std::byte* fp4 = nullptr;  // rounded rows, with Activations::nvfp4 only
   };
   size_t layout_scratch(const WorkspaceSpec& spec, std::byte* base, Scratch* scratch) const;
   const cuda::RoutingTable& table_of(ConstTensorView experts) const {
@@ -158,15 +160,26 @@ class CudaDevice final : public Device {
   void round_rows(ConstTensorView x, void* out);
   void multiply_fp8(const cuda::LinearArgs& args);
   void multiply_rounded(const cuda::LinearArgs& args);
+  cuda::Fp4Rows to_fp4(const void* x, int64_t rows, int64_t k);
+  const void* round_to_fp4(const void* x, int64_t rows, int64_t k);
+  void project_fp4(ConstTensorView x, const PackedLinear& weight, TensorView out,
+                   Accumulate accumulate);
+  void gate_up_fp4(cuda::MoeArgs args);
+  void down_fp4(cuda::MoeArgs args);
+  void multiply_gate_up(const cuda::MoeArgs& args);
+  void multiply_down(const cuda::MoeArgs& args);
   void push_nvfp4_slices(const formats::LinearWeight& weight, std::byte* destination,
                          UploadLane& lane);
   /// Whether this GPU runs the kernels of large steps (sm_90a), and the fused decode kernels (the
   /// shared memory of sm_90 and sm_100). Others take the composed blocks and mma.sync.
   bool has_wgmma() const { return info_.compute_major == 9; }
   bool has_decode_kernels() const { return info_.shared_bytes >= kDecodeSharedBytes; }
-  /// Whether this step rounds to E4M3 what fp8_activations() names.
+  /// Whether this step rounds to E4M3, or to NVFP4, what activations() names.
   bool rounds_to_fp8(const StepPlan& plan) const {
-    return fp8_activations() && plan.num_rows > plan.num_sequences;
+    return activations() == Activations::fp8 && plan.num_rows > plan.num_sequences;
+  }
+  bool rounds_to_fp4(const StepPlan& plan) const {
+    return activations() == Activations::nvfp4 && plan.num_rows > plan.num_sequences;
   }
   /// Whether the fused decode kernels serve this step.
   bool is_decode(const StepPlan& plan) const;

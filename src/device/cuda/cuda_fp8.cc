@@ -1,4 +1,4 @@
-// Mixers' projections of large steps under fp8_activations(): E4M3 rows times E4M3 weights.
+// Mixers' projections of large steps under Activations::fp8: E4M3 rows times E4M3 weights.
 //
 // BF16 weights become E4M3 with a power-of-two scale per output row, NVFP4 weights e4m3(code *
 // block scale / 8), FP8 weights are multiplied as stored. Shapes that cuBLASLt does not take are
@@ -122,6 +122,10 @@ void CudaDevice::multiply_rounded(const cuda::LinearArgs& args) {
 
 void CudaDevice::project(const StepPlan& plan, ConstTensorView x, const PackedLinear& weight,
                          TensorView out, Accumulate accumulate) {
+  if (rounds_to_fp4(plan) && weight.format == WeightFormat::nvfp4) {
+    project_fp4(x, weight, out, accumulate);
+    return;
+  }
   if (!rounds_to_fp8(plan)) {
     linear(x, weight, out, accumulate);
     return;

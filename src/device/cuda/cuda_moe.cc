@@ -67,10 +67,26 @@ void CudaDevice::moe_gate_up(const StepPlan& plan, ConstTensorView x, const Pack
   if (rounds) {  // down's inputs, too
     cuda::moe_gate_up_generic(args, stream_.get());
     round_rows(out, out.data());
-  } else if (cuda::can_moe_gate_up_units(args)) {
+  } else if (rounds_to_fp4(plan) && gate_up.format == WeightFormat::nvfp4) {
+    gate_up_fp4(args);
+  } else {
+    multiply_gate_up(args);
+  }
+}
+
+void CudaDevice::multiply_gate_up(const cuda::MoeArgs& args) {
+  if (cuda::can_moe_gate_up_units(args)) {
     cuda::moe_gate_up_units(args, stream_.get());
   } else {
     cuda::moe_gate_up_generic(args, stream_.get());
+  }
+}
+
+void CudaDevice::multiply_down(const cuda::MoeArgs& args) {
+  if (!args.rounds_weights && cuda::can_moe_down_units(args)) {
+    cuda::moe_down_units(args, stream_.get());
+  } else {
+    cuda::moe_down_generic(args, stream_.get());
   }
 }
 
@@ -88,10 +104,10 @@ void CudaDevice::moe_down_combine(const StepPlan& plan, ConstTensorView slots,
                            .rows = out.rows(),
                            .slots = slots_of(experts),
                            .rounds_weights = rounds_to_fp8(plan)};
-  if (!args.rounds_weights && cuda::can_moe_down_units(args)) {
-    cuda::moe_down_units(args, stream_.get());
+  if (rounds_to_fp4(plan) && down.format == WeightFormat::nvfp4) {
+    down_fp4(args);
   } else {
-    cuda::moe_down_generic(args, stream_.get());
+    multiply_down(args);
   }
   cuda::moe_combine({.y = scratch_.expert_outputs,
                      .y_type = cuda::Element::f32,
