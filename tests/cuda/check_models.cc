@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <thread>
 
@@ -23,10 +24,16 @@ using test::ModelHarness;
 
 constexpr double kTopLimit = 0.01;  // positions whose top token differs
 constexpr double kDummyL2Limit = 0.03;  // issue 6: median over rows, random weights
-// A router tie that falls the other way is worth 0.02 nats at one position: samples are long enough
-// for a few of them.
-constexpr int32_t kTextTokens = 4096, kPiece = 1024, kPrompt = 256, kChunk = 512;
-constexpr int32_t kDummyTokens = 448, kDummyPrompt = 352;
+// A router tie that falls the other way is worth 0.02 nats and more at one position: samples are
+// long enough for some, and whole documents, as the limits are about.
+constexpr size_t kDocuments = 32, kDocumentTokens = 1024;
+constexpr int32_t kChunk = 512;
+constexpr ptrdiff_t kPrompt = 32, kDummyPrompt = 352;
+// Dummy weights: one long document for the wide tiles of large steps, short ones to decode
+// together.
+constexpr int32_t kDummyLong = 448, kDummyShort = 40, kDummyDocuments = 12;
+
+using Documents = std::vector<std::vector<int32_t>>;
 
 int cpu_threads() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -86,39 +93,47 @@ ModelHarness::DeviceFactory gpu_factory() {
   return [](ThreadPool&) { return open_gpu(Arithmetic::exact); };
 }
 
-/// The tokens in pieces, each a sequence of its own, every token but the first `prompt` of a piece
-/// in a decode step of its own. Logits of all rows.
-std::vector<float> run_pieces(ModelHarness& model, const std::vector<int32_t>& tokens,
-                              int32_t prompt) {
+void append(std::vector<float>& logits, const std::vector<float>& rows) {
+  logits.insert(logits.end(), rows.begin(), rows.end());
+}
+
+/// Every document from an empty state, the tokens behind its first `prompt` in decode steps of
+/// their own. Logits of all rows.
+std::vector<float> run_documents(ModelHarness& model, const Documents& documents,
+                                 ptrdiff_t prompt) {
   std::vector<float> logits;
-  const auto append = [&](const std::vector<float>& rows) {
-    logits.insert(logits.end(), rows.begin(), rows.end());
-  };
-  for (auto piece = tokens.begin(); piece != tokens.end();) {
-    const auto end = piece + std::min<std::ptrdiff_t>(kPiece, tokens.end() - piece);
-    const auto decoded = piece + std::min<std::ptrdiff_t>(prompt, end - piece);
-    append(model.prefill(0, {piece, decoded}, kChunk));
-    for (piece = decoded; piece != end; ++piece) {
-      append(model.step({{0, {*piece}, SequenceKind::decode}}));
+  for (const std::vector<int32_t>& tokens : documents) {
+    auto at = tokens.begin() + std::min(prompt, std::ssize(tokens));
+    append(logits, model.prefill(0, {tokens.begin(), at}, kChunk));
+    for (; at != tokens.end(); ++at) {
+      append(logits, model.step({{0, {*at}, SequenceKind::decode}}));
     }
   }
   return logits;
 }
 
-/// Logits of several sequences decoding in the same steps, from nothing.
-std::vector<float> decode_together(ModelHarness& model, const std::vector<int32_t>& tokens,
-                                   int32_t sequences) {
+/// Several sequences decode in the same steps, each one document after the other from an empty
+/// state, until one has no more.
+std::vector<float> decode_together(ModelHarness& model, const Documents& documents,
+                                   size_t sequences) {
+  struct Place {
+    size_t document = 0, token = 0;
+  };
   std::vector<float> logits;
-  const int32_t steps = static_cast<int32_t>(tokens.size()) / sequences;
-  for (int32_t s = 0; s < sequences; ++s) model.reset(s);
-  for (int32_t i = 0; i < steps; ++i) {
+  std::vector<Place> places;
+  for (size_t s = 0; s < sequences; ++s) places.push_back({s, 0});
+  while (std::all_of(places.begin(), places.end(),
+                     [&](const Place& at) { return at.document < documents.size(); })) {
     std::vector<test::SequenceInput> inputs;
-    for (int32_t s = 0; s < sequences; ++s) {
-      const auto at = static_cast<size_t>(s * steps + i);
-      inputs.push_back({s, {tokens[at]}, SequenceKind::decode});
+    for (size_t s = 0; s < sequences; ++s) {
+      Place& at = places[s];
+      const std::vector<int32_t>& tokens = documents[at.document];
+      const auto sequence = static_cast<int32_t>(s);
+      if (at.token == 0) model.reset(sequence);
+      inputs.push_back({sequence, {tokens[at.token]}, SequenceKind::decode});
+      if (++at.token == tokens.size()) at = {at.document + sequences, 0};
     }
-    const std::vector<float> rows = model.step(inputs);
-    logits.insert(logits.end(), rows.begin(), rows.end());
+    append(logits, model.step(inputs));
   }
   return logits;
 }
@@ -127,10 +142,10 @@ struct Models {
   std::unique_ptr<ModelHarness> cpu, gpu;
 };
 
-/// prompt: tokens of a piece that are prefilled before the others are decoded. kld_limit: of the
+/// prompt: tokens of a document that are prefilled before the others are decoded. kld_limit: of the
 /// mean KL divergence; 0 with dummy weights, which only compare the logits.
-void compare_all(Models& models, const std::vector<int32_t>& tokens, int32_t prompt,
-                 double kld_limit, const std::string& name, golden::Report& report) {
+void compare_all(Models& models, const Documents& documents, ptrdiff_t prompt, double kld_limit,
+                 const std::string& name, golden::Report& report) {
   const auto vocab = static_cast<size_t>(models.cpu->config().vocab_size);
   const auto check = [&](const std::string& what, const auto& logits_of) {
     const Agreement a = compare(logits_of(*models.cpu), logits_of(*models.gpu), vocab);
@@ -140,58 +155,83 @@ void compare_all(Models& models, const std::vector<int32_t>& tokens, int32_t pro
     }
     judge(report, name + " " + what + " median logits L2", a.median_l2, kDummyL2Limit);
   };
-  check("prefill", [&](ModelHarness& model) { return run_pieces(model, tokens, kPiece); });
-  check("decode of 1", [&](ModelHarness& model) { return run_pieces(model, tokens, prompt); });
-  for (const int32_t sequences : {5, 12}) {
+  check("prefill", [&](ModelHarness& model) {
+    return run_documents(model, documents, static_cast<ptrdiff_t>(kDocumentTokens));
+  });
+  check("decode of 1",
+        [&](ModelHarness& model) { return run_documents(model, documents, prompt); });
+  for (const size_t sequences : {5, 12}) {
     check("decode of " + std::to_string(sequences),
-          [&](ModelHarness& model) { return decode_together(model, tokens, sequences); });
+          [&](ModelHarness& model) { return decode_together(model, documents, sequences); });
   }
+}
+
+/// kDocuments of the text from all over it, cut to kDocumentTokens.
+Documents documents_of(const std::string& model, const std::string& text) {
+  auto tokenizer = tokenizer::Tokenizer::load(model);
+  auto bytes = read_file(text);
+  NIBBLE_CHECK(tokenizer.ok() && bytes.ok(), "reading", model, text);
+  const std::string mark = "<|endoftext|>";
+  Documents all;
+  for (size_t at = 0; at < bytes.value().size();) {
+    const size_t end = std::min(bytes.value().find(mark, at), bytes.value().size());
+    all.push_back(tokenizer.value().encode(bytes.value().substr(at, end - at),
+                                           tokenizer::AddedTokens::parse));
+    if (all.back().empty()) all.pop_back();
+    at = end + mark.size();
+  }
+  Documents chosen;
+  const size_t wanted = std::min(kDocuments, all.size());
+  for (size_t i = 0; i < wanted; ++i) {
+    chosen.push_back(all[i * all.size() / wanted]);
+    chosen.back().resize(std::min(chosen.back().size(), kDocumentTokens));
+  }
+  return chosen;
 }
 
 }  // namespace
 
 void check_text(const std::string& model, const std::string& text, double kld_limit,
                 const std::string& name, golden::Report& report) {
-  auto tokenizer = tokenizer::Tokenizer::load(model);
-  auto bytes = read_file(text);
-  NIBBLE_CHECK(tokenizer.ok() && bytes.ok(), "reading", model, text);
-  std::vector<int32_t> tokens =
-      tokenizer.value().encode(bytes.value(), tokenizer::AddedTokens::parse);
-  tokens.resize(std::min<size_t>(tokens.size(), kTextTokens));
+  const Documents documents = documents_of(model, text);
   for (const DType kv : {DType::bf16, DType::f8_e4m3}) {
     test::HarnessOptions options;
     options.kv_dtype = kv;
     options.max_rows = kChunk;
-    options.max_tokens = kPiece;
+    options.max_tokens = static_cast<int32_t>(kDocumentTokens);
     options.max_sequences = 12;
     auto cpu = ModelHarness::open(model, cpu_factory(), cpu_threads(), options);
     auto gpu = ModelHarness::open(model, gpu_factory(), 1, options);
     NIBBLE_CHECK(cpu.ok() && gpu.ok(), "opening", model);
     Models models{std::move(cpu).value(), std::move(gpu).value()};
-    compare_all(models, tokens, kPrompt, kld_limit, name + " " + dtype_name(kv), report);
+    compare_all(models, documents, kPrompt, kld_limit, name + " " + dtype_name(kv), report);
   }
 }
 
 void check_dummy(const std::string& folder, golden::Report& report) {
   auto config = formats::load_model_config(folder);
   NIBBLE_CHECK(config.ok(), "configuration", config.ok() ? "" : config.error().message);
-  std::vector<int32_t> tokens;
-  for (uint64_t i = 0; i < kDummyTokens; ++i) {
-    tokens.push_back(
-        static_cast<int32_t>(random_bits(5, i) % static_cast<uint64_t>(config.value().vocab_size)));
+  Documents documents;
+  uint64_t drawn = 0;
+  for (int32_t d = 0; d < kDummyDocuments; ++d) {
+    documents.emplace_back();
+    for (int32_t i = 0; i < (d == 0 ? kDummyLong : kDummyShort); ++i) {
+      documents.back().push_back(static_cast<int32_t>(
+          random_bits(5, drawn++) % static_cast<uint64_t>(config.value().vocab_size)));
+    }
   }
   test::HarnessOptions options;
   options.kv_dtype = DType::f8_e4m3;
   options.max_rows = kChunk;
-  options.max_tokens = kPiece;
+  options.max_tokens = static_cast<int32_t>(kDocumentTokens);
   options.max_sequences = 12;
   const auto source = [&] { return std::make_unique<model::DummySource>(config.value()); };
   auto cpu = ModelHarness::open(source(), cpu_factory(), cpu_threads(), options);
   auto gpu = ModelHarness::open(source(), gpu_factory(), 1, options);
   NIBBLE_CHECK(cpu.ok() && gpu.ok(), "opening", folder);
   Models models{std::move(cpu).value(), std::move(gpu).value()};
-  compare_all(models, tokens, kDummyPrompt, 0, "cuda.dummy " + folder.substr(folder.rfind('/') + 1),
-              report);
+  compare_all(models, documents, kDummyPrompt, 0,
+              "cuda.dummy " + folder.substr(folder.rfind('/') + 1), report);
 }
 
 }  // namespace nibble::check
