@@ -1,6 +1,7 @@
 // Layers of 35B-A3B: drawn once on the host, packed into a device's buffers on request.
 #include "selftest/model_layers.h"
 
+#include <algorithm>
 #include <tuple>
 
 namespace nibble::selftest {
@@ -10,6 +11,24 @@ using formats::WeightFormat;
 
 constexpr int64_t kMixer = 4096;
 constexpr size_t kExperts = 256, kDistinct = 32, kInner = 512;
+
+/// A row is `size` or -size at one random column and zero elsewhere; block scales of 1/4 to 2.
+OwnedWeight selecting_weight(int64_t n, int64_t k, float size, Rng& rng) {
+  OwnedWeight out = random_weight(WeightFormat::nvfp4, n, k, Magnitude::any, rng);
+  std::fill(out.codes.begin(), out.codes.end(), uint8_t{0});
+  for (uint8_t& scale : out.scales) scale = static_cast<uint8_t>(0x28 + (scale & 3) * 8);
+  // The code that makes up for the scale: 4, 2, 1, 0.5.
+  constexpr uint8_t kCodes[] = {6, 4, 2, 1};
+  for (int64_t row = 0; row < n; ++row) {
+    const int64_t column = row * k + static_cast<int64_t>(rng.bits() % static_cast<uint64_t>(k));
+    const uint8_t scale = out.scales[static_cast<size_t>(column / 16)];
+    const int code = kCodes[(scale - 0x28) / 8] | (rng.bits() % 2 == 0 ? 0 : 8);
+    out.codes[static_cast<size_t>(column / 2)] =
+        static_cast<uint8_t>(column % 2 == 0 ? code : code << 4);
+  }
+  out.view.weight_scale_2 = size;
+  return out;
+}
 
 }  // namespace
 
@@ -80,6 +99,36 @@ ExpertsLayer::ExpertsLayer(Rng& rng) {
   norm_ = random_values(kHidden, 0.2f, rng);
 }
 
+ExpertsLayer ExpertsLayer::fp8_exact(Rng& rng) {
+  ExpertsLayer out;
+  for (size_t e = 0; e < kDistinct; ++e) {
+    out.gates_.push_back(selecting_weight(kInner, kHidden, 128.0f, rng));
+    out.ups_.push_back(selecting_weight(kInner, kHidden, 0.25f, rng));
+    out.downs_.push_back(unit_weight(WeightFormat::nvfp4, kHidden, kInner, rng));
+    for (uint8_t& scale : out.downs_.back().scales) scale = uint8_t(0x28 + (scale & 3) * 8);
+  }
+  out.router_ = unit_weight(WeightFormat::bf16, kExperts, kHidden, rng);
+  out.shared_gate_ = unit_weight(WeightFormat::bf16, 1, kHidden, rng);
+  for (int64_t i = 0; i < kHidden; ++i) {
+    const float factors[] = {-0.5f, 0.0f, 1.0f};  // 1 + w is a power of two
+    out.norm_.push_back(factors[rng.bits() % 3]);
+  }
+  out.spread_ = 0.0f;
+  return out;
+}
+
+std::vector<float> fp8_exact_residual(int64_t rows, Rng& rng) {
+  std::vector<float> out;
+  for (int64_t r = 0; r < rows; ++r) {
+    std::vector<float> row(static_cast<size_t>(kHidden), 1.0f);
+    std::fill_n(row.begin(), kHidden * 5 / 16, 0.5f);
+    std::fill_n(row.rbegin(), kHidden * 3 / 16, 1.5f);
+    for (size_t i = row.size(); i > 1; --i) std::swap(row[i - 1], row[rng.bits() % i]);
+    for (const float value : row) out.push_back(rng.bits() % 2 == 0 ? value : -value);
+  }
+  return out;
+}
+
 device::MoeWeights ExpertsLayer::put(device::Device& device, Buffers& buffers) const {
   device::MoeWeights w;
   w.num_experts = kExperts, w.num_experts_per_tok = kChosen;
@@ -110,7 +159,7 @@ std::pair<device::PackedExperts, device::PackedExperts> ExpertsLayer::banks(devi
     const OwnedWeight& down = downs_[(11 * e + 3 + e / kDistinct) % kDistinct];
     device.pack_gate_up(gate.view, up.view, up_bank + e * up_stride);
     (void)device.pack_linear(down.view, down_bank + e * down_stride);
-    const float own = 0.75f + 0.5f * static_cast<float>(e) / kExperts;
+    const float own = 1.0f + spread_ * (static_cast<float>(e) / kExperts - 0.5f);
     up_scales.insert(up_scales.end(),
                      {gate.view.weight_scale_2 * own, up.view.weight_scale_2 * (2.0f - own)});
     down_scales.push_back(down.view.weight_scale_2 * own);

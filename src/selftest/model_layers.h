@@ -52,6 +52,10 @@ class ExpertsLayer {
   static constexpr int64_t kChosen = 8;
 
   explicit ExpertsLayer(Rng& rng);
+  /// Rounding to E4M3 changes nothing: with rows of fp8_exact_residual(), norms, silu(gate) * up
+  /// and all weights are E4M3 values times powers of two. A gate or up output is one input times a
+  /// power of two, gates are large or nothing; down matrices are dense.
+  static ExpertsLayer fp8_exact(Rng& rng);
   /// About 450 MB of the device's memory: once a device.
   device::MoeWeights put(device::Device& device, Buffers& buffers) const;
 
@@ -60,9 +64,15 @@ class ExpertsLayer {
                                                                 Buffers& buffers,
                                                                 size_t experts) const;
 
+  ExpertsLayer() = default;
+
   std::vector<OwnedWeight> gates_, ups_, downs_;
   OwnedWeight router_, shared_gate_;
   std::vector<float> norm_;
+  float spread_ = 0.5f;  // of the experts' own scales around 1
 };
+
+/// Rows of +-0.5, +-1 and +-1.5 with a root mean square of exactly 1.
+std::vector<float> fp8_exact_residual(int64_t rows, Rng& rng);
 
 }  // namespace nibble::selftest

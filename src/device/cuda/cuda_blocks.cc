@@ -366,18 +366,20 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
 
 void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
                            ConstTensorView residual, TensorView out, Accumulate accumulate) {
-  const bool kernels = plan.num_rows <= cuda::kMaxMmaRows ? has_decode_kernels() : has_wgmma();
+  // Only the grouped products know E4M3 operands.
+  const bool grouped = plan.num_rows > cuda::kMaxMmaRows || rounds_to_fp8(plan);
+  const bool kernels = grouped ? has_wgmma() : has_decode_kernels();
   const bool fused = kernels && arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
                      spec_.hidden_size == cuda::kHidden && fits(weights) &&
                      residual.data() == out.data() && !rounds_to_fp4(plan);
   if (!fused) {
     Device::moe_block(plan, weights, residual, out, accumulate);
+  } else if (grouped) {
+    grouped_experts(plan, weights, out);
   } else if (plan.num_rows == 1) {
     fused_experts(plan, weights, out);
-  } else if (plan.num_rows <= cuda::kMaxMmaRows) {
-    fused_experts_rows(plan, weights, out);
   } else {
-    grouped_experts(plan, weights, out);
+    fused_experts_rows(plan, weights, out);
   }
 }
 

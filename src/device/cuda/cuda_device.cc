@@ -252,6 +252,7 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   cuda::PrefillTable& table = scratch->prefill;
   pieces.take(scratch->permuted, rows * cuda::kHidden * 2);
   pieces.take(scratch->permuted_slots, all_pairs * cuda::kInner * 2);
+  if (activations() == Activations::fp8) pieces.take(scratch->fp8.slot_scales, all_pairs);
   pieces.take(scratch->pair_outputs, all_pairs * cuda::kHidden * 2);
   pieces.take(scratch->prefill_logits, rows * cuda::kLogitStride);
   pieces.take(table.experts, all_pairs);

@@ -112,6 +112,7 @@ class CudaDevice final : public Device {
     float* row_scales = nullptr;  // [rows]
     float* weight_scales = nullptr;  // [n]
     float* ones = nullptr;  // [n]
+    float* slot_scales = nullptr;  // [pairs], of large steps
   };
   /// Buffers besides the named activations, views of one allocation.
   struct Scratch {
@@ -136,8 +137,8 @@ class CudaDevice final : public Device {
     float* slot_weights = nullptr;  // [rows * 9]
     cuda::RoutingTable decode;
     // Large steps, nine pairs a row.
-    std::byte* permuted = nullptr;  // bf16 [rows][2048]
-    std::byte* permuted_slots = nullptr;  // bf16 [pairs][512]
+    std::byte* permuted = nullptr;  // bf16 or E4M3 [rows][2048]
+    std::byte* permuted_slots = nullptr;  // bf16 or E4M3 [pairs][512]
     std::byte* pair_outputs = nullptr;  // bf16 [pairs][2048]
     float* prefill_logits = nullptr;  // [rows][272]
     cuda::PrefillTable prefill;
@@ -207,6 +208,7 @@ class CudaDevice final : public Device {
                            const StateLayer& cache, ConstTensorView residual, TensorView out,
                            Accumulate accumulate);
   void grouped_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
+  void grouped_products(const MoeWeights& weights, int64_t rows, bool fp8);
   void fused_experts_rows(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
 
   int ordinal_;

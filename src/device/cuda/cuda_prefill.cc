@@ -204,14 +204,17 @@ void CudaDevice::prefill_delta_block(const StepPlan& plan, const DeltaNetWeights
 void CudaDevice::grouped_experts(const StepPlan& plan, const MoeWeights& weights,
                                  TensorView hidden) {
   const int64_t rows = plan.num_rows;
+  const bool fp8 = rounds_to_fp8(plan);
   cuda::prefill_norm({.h = hidden.as<float>(),
                       .weight = weights.post_norm,
                       .gate_weight = weights.shared_expert_gate.data,
                       .x = workspace_.norm.data(),
-                      .permuted = scratch_.permuted,
+                      .permuted = fp8 ? nullptr : scratch_.permuted,
                       .logits = scratch_.prefill_logits,
                       .rows = rows,
-                      .eps = spec_.rms_norm_eps},
+                      .eps = spec_.rms_norm_eps,
+                      .fp8 = fp8 ? scratch_.permuted : nullptr,
+                      .fp8_scales = fp8 ? scratch_.fp8.row_scales : nullptr},
                      stream_.get());
   gemm({.x = workspace_.norm.data(),
         .x_type = cuda::Element::bf16,
@@ -229,20 +232,37 @@ void CudaDevice::grouped_experts(const StepPlan& plan, const MoeWeights& weights
                           ? nullptr
                           : plan.routing_log + weights.layer * rows * cuda::kRouted},
       stream_.get());
+  grouped_products(weights, rows, fp8);
+  cuda::prefill_combine(scratch_.pair_outputs, scratch_.prefill, hidden.as<float>(), rows,
+                        stream_.get());
+}
+
+/// From the permuted rows to the outputs of all pairs.
+void CudaDevice::grouped_products(const MoeWeights& weights, int64_t rows, bool fp8) {
+  // E4M3 rows need the largest of a row, which several CTAs make: gate_up leaves BF16 rows where
+  // the outputs come later.
+  std::byte* slots = fp8 ? scratch_.pair_outputs : scratch_.permuted_slots;
   cuda::prefill_gate_up({.bank = cuda_bank(weights.gate_up),
                          .shared = cuda_bank(weights.shared_gate_up),
                          .table = scratch_.prefill,
                          .x = scratch_.permuted,
-                         .out = scratch_.permuted_slots},
+                         .x_scales = fp8 ? scratch_.fp8.row_scales : nullptr,
+                         .out = slots},
                         stream_.get());
+  if (fp8) {
+    cuda::prefill_fp8_slots({.x = slots,
+                             .out = scratch_.permuted_slots,
+                             .scales = scratch_.fp8.slot_scales,
+                             .rows = rows * (cuda::kRouted + 1)},
+                            stream_.get());
+  }
   cuda::prefill_down({.bank = cuda_bank(weights.down),
                       .shared = cuda_bank(weights.shared_down),
                       .table = scratch_.prefill,
                       .x = scratch_.permuted_slots,
+                      .x_scales = fp8 ? scratch_.fp8.slot_scales : nullptr,
                       .out = scratch_.pair_outputs},
                      stream_.get());
-  cuda::prefill_combine(scratch_.pair_outputs, scratch_.prefill, hidden.as<float>(), rows,
-                        stream_.get());
 }
 
 }  // namespace nibble::device

@@ -29,18 +29,19 @@ struct PrefillTable {
 };
 int32_t prefill_tile_capacity(int64_t max_pairs);
 
-/// x = bf16(rms_norm(h)) in plain and in permuted order, and the shared expert's gate logit; with a
-/// null `permuted` only x, and x as E4M3 rows (fp8_rows.h) where `fp8` is not null.
+/// x = bf16(rms_norm(h)); in front of experts (gate_weight) the shared expert's gate logit and x
+/// once more with k in the order of the grouped products, BF16 or E4M3 (fp8_rows.h); in front of
+/// mixers E4M3 rows are in plain order.
 struct PrefillNormArgs {
   const float* h;
   const float* weight;
-  const void* gate_weight;  // bf16 [2048]
+  const void* gate_weight;  // bf16 [2048], or null
   void* x;  // or null, with fp8
-  void* permuted;
-  float* logits;  // [rows][kLogitStride]; column 256 is written
+  void* permuted;  // bf16 [rows][2048], or null
+  float* logits;  // [rows][kLogitStride]; column 256 is written, with gate_weight
   int64_t rows;
   float eps;
-  void* fp8 = nullptr;  // [rows][2048]
+  void* fp8 = nullptr;  // [rows][2048], or null
   float* fp8_scales = nullptr;  // [rows]
 };
 void prefill_norm(const PrefillNormArgs& args, Stream stream);
@@ -57,12 +58,23 @@ void prefill_route(const PrefillRouteArgs& args, Stream stream);
 struct GroupedArgs {
   Bank bank, shared;
   PrefillTable table;
-  const void* x;  // gate_up: permuted rows; down: the output of gate_up
-  void*
-      out;  // gate_up: [pairs][512] permuted, sorted order; down: bf16 [pairs][2048], sorted order
+  const void* x;  // gate_up: permuted rows; down: rows of 512, sorted order, permuted
+  // Of E4M3 rows: scale of each row of x, and k permuted their way (nvfp4_fp8.cuh). Null: BF16.
+  const float* x_scales;
+  // bf16 in sorted order; gate_up: [pairs][512], permuted for down (E4M3: not); down [pairs][2048]
+  void* out;
 };
 void prefill_gate_up(const GroupedArgs& args, Stream stream);
 void prefill_down(const GroupedArgs& args, Stream stream);
+
+/// BF16 rows of 512 to permuted E4M3 rows and their scales: from gate_up's output to down's input.
+struct PrefillFp8SlotsArgs {
+  const void* x;
+  void* out;
+  float* scales;
+  int64_t rows;
+};
+void prefill_fp8_slots(const PrefillFp8SlotsArgs& args, Stream stream);
 
 /// h[row] += sum over the nine pairs in slot order of weight * y.
 void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t rows,

@@ -1,7 +1,7 @@
 // The expert layer of large steps around the grouped products: norm, routing, tiles, weighted sum.
 //
 // Pairs are counted, sorted by expert and cut into tiles on the device; nothing goes to the host.
-#include "kernels/cuda/fp8_rows.cuh"
+#include "kernels/cuda/nvfp4_fp8.cuh"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/route.cuh"
 
@@ -37,11 +37,15 @@ __global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
   }
   if (args.fp8 != nullptr) {
     const float scale = fp8_scale(block_max(largest_bf16(x)));
-    *reinterpret_cast<uint2*>(static_cast<uint8_t*>(args.fp8) + row * kHidden + k) =
-        pack_fp8x8(x, fp8_inverse(scale));
+    uint8_t* to = static_cast<uint8_t*>(args.fp8) + row * kHidden;
+    if (args.gate_weight != nullptr) {
+      store_fp8_permuted(to, k, x, fp8_inverse(scale));
+    } else {
+      *reinterpret_cast<uint2*>(to + k) = pack_fp8x8(x, fp8_inverse(scale));
+    }
     if (threadIdx.x == 0) args.fp8_scales[row] = scale;
   }
-  if (args.permuted == nullptr) return;
+  if (args.gate_weight == nullptr) return;
   const uint4 gate = reinterpret_cast<const uint4*>(args.gate_weight)[threadIdx.x];
   const uint32_t g[4] = {gate.x, gate.y, gate.z, gate.w};
   float dot = 0;
@@ -49,7 +53,9 @@ __global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     dot = fmaf(bf16_low(w[i]), bf16_low(g[i]), fmaf(bf16_high(w[i]), bf16_high(g[i]), dot));
-    *reinterpret_cast<uint32_t*>(permuted + permuted_k(k + 2 * i)) = w[i];
+    if (args.permuted != nullptr) {
+      *reinterpret_cast<uint32_t*>(permuted + permuted_k(k + 2 * i)) = w[i];
+    }
   }
   dot = block_sum(dot);
   if (threadIdx.x == 0) args.logits[row * kLogitStride + kExperts] = dot;
@@ -159,6 +165,20 @@ __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
   }
 }
 
+/// Warp = row, lane = twice 8 values.
+__global__ void __launch_bounds__(256) fp8_slots_kernel(PrefillFp8SlotsArgs args) {
+  const int64_t row = blockIdx.x * int64_t{8} + threadIdx.x / 32;
+  const int k = threadIdx.x % 32 * 8;
+  if (row >= args.rows) return;
+  const bf16* from = static_cast<const bf16*>(args.x) + row * kInner + k;
+  const uint4 first = load_stream(from), second = load_stream(from + kInner / 2);
+  const float scale = fp8_scale(warp_max(fmaxf(largest_bf16(first), largest_bf16(second))));
+  uint8_t* to = static_cast<uint8_t*>(args.out) + row * kInner;
+  store_fp8_permuted(to, k, first, fp8_inverse(scale));
+  store_fp8_permuted(to, k + kInner / 2, second, fp8_inverse(scale));
+  if (k == 0) args.scales[row] = scale;
+}
+
 /// CTA = row, thread = 8 columns.
 __global__ void __launch_bounds__(256)
     combine_kernel(const bf16* y, const int32_t* position, const float* weight, float* h) {
@@ -204,6 +224,11 @@ void prefill_route(const PrefillRouteArgs& args, Stream stream) {
   const int pairs = static_cast<int>(args.rows) * kSlots;
   launch("prefill_place", place_kernel, dim3(ceil_div(pairs, 256)), 256, 0, stream, false,
          args.table, pairs);
+}
+
+void prefill_fp8_slots(const PrefillFp8SlotsArgs& args, Stream stream) {
+  launch("prefill_fp8_slots", fp8_slots_kernel, dim3(ceil_div(args.rows, 8)), 256, 0, stream, false,
+         args);
 }
 
 void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t rows,
