@@ -21,23 +21,33 @@
 namespace nibble::cli {
 namespace {
 
+using device::Activations;
 using device::Arithmetic;
 using selftest::Check;
 
 using Devices = std::vector<std::unique_ptr<device::Device>>;
 
-Result<Devices> open_devices(const SelftestOptions& options, Arithmetic arithmetic,
-                             ThreadPool& pool) {
+/// How the devices of one pass compute.
+struct Mode {
+  Arithmetic arithmetic = Arithmetic::exact;
+  Activations activations = Activations::full;
+};
+
+/// Empty where there are none of this mode.
+Result<Devices> open_devices(const SelftestOptions& options, const Mode& mode, ThreadPool& pool) {
   Devices out;
   NIBBLE_ASSIGN_OR_RETURN(const std::optional<int> gpu, chosen_gpu(options.device, "exact"));
   if (!gpu) {
+    if (mode.activations != Activations::full) return out;
     for (const IsaLevel level : isa_levels_up_to(detect_isa_level())) {
-      out.push_back(device::make_cpu_device(arithmetic, level, pool));
+      out.push_back(device::make_cpu_device(mode.arithmetic, level, pool));
     }
     return out;
   }
+  NIBBLE_ASSIGN_OR_RETURN(const device::CudaDeviceInfo info, device::cuda_device_info(*gpu));
+  if (mode.activations == Activations::fp8 && !device::has_fp8_activations(info)) return out;
   NIBBLE_ASSIGN_OR_RETURN(auto device,
-                          device::make_cuda_device(arithmetic, {*gpu, device::Activations::full}));
+                          device::make_cuda_device(mode.arithmetic, {*gpu, mode.activations}));
   out.push_back(std::move(device));
   return out;
 }
@@ -101,9 +111,11 @@ int run_selftest(const SelftestOptions& options) {
                       {"limit", check.limit},
                       {"passed", check.passed()}});
   };
-  for (const Arithmetic arithmetic : {Arithmetic::exact, Arithmetic::f32}) {
-    auto devices = open_devices(options, arithmetic, *pool);
+  const Mode modes[] = {{Arithmetic::exact}, {Arithmetic::f32}, {Arithmetic::exact, Activations::fp8}};
+  for (const Mode& mode : modes) {
+    auto devices = open_devices(options, mode, *pool);
     if (!devices.ok()) return report_error(devices.error());
+    if (devices.value().empty()) continue;
     std::vector<device::Device*> views;
     for (const auto& device : devices.value()) views.push_back(device.get());
     const Result<void> done = selftest::run(views, options.only, *pool, sink);

@@ -34,7 +34,7 @@ namespace nibble::device {
 /// accumulation (serving).
 enum class Arithmetic { f32, exact };
 /// What large steps, those with more rows than sequences, round the inputs of experts and of
-/// mixers' projections to (NUMERICS.md 6). full: as the arithmetic says. nvfp4: inputs of NVFP4
+/// mixers' projections to (NUMERICS.md 5). full: as the arithmetic says. nvfp4: inputs of NVFP4
 /// weights only.
 enum class Activations { full, fp8, nvfp4 };
 

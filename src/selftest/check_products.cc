@@ -2,6 +2,7 @@
 #include "formats/linear_weight.h"
 #include "kernels/reference/decode_matrix.h"
 #include "kernels/reference/linear.h"
+#include "selftest/expert_bank.h"
 #include "selftest/random_data.h"
 #include "selftest/runner.h"
 
@@ -56,55 +57,17 @@ struct ExpertCase {
   int64_t hidden, inner, rows;
 };
 
-/// Matrices of a bank of 64: what every device packs.
-struct Bank {
-  static constexpr int64_t kExperts = 64;
-  std::vector<OwnedWeight> gates, ups, downs;
-
-  Bank(const ExpertCase& c, Rng& rng) {
-    for (int64_t e = 0; e < kExperts; ++e) {
-      gates.push_back(random_weight(c.format, c.inner, c.hidden, Magnitude::any, rng));
-      ups.push_back(random_weight(c.format, c.inner, c.hidden, Magnitude::any, rng));
-      downs.push_back(random_weight(c.format, c.hidden, c.inner, Magnitude::any, rng));
-    }
-  }
-  device::PackedExperts gate_up(Device& device, Buffers& buffers) const {
-    const formats::LinearWeight& g = gates[0].view;
-    const size_t stride =
-        (device.packed_gate_up_bytes(g.format, g.out_features, g.in_features) + 63) / 64 * 64;
-    std::byte* bank = buffers.take(stride * kExperts);
-    std::vector<float> scales;
-    for (size_t e = 0; e < kExperts; ++e) {
-      device.pack_gate_up(gates[e].view, ups[e].view, bank + e * stride);
-      scales.insert(scales.end(), {gates[e].view.weight_scale_2, ups[e].view.weight_scale_2});
-    }
-    return {g.format, kExperts, 2 * g.out_features, g.in_features,
-            bank,     stride,   buffers.put(scales)};
-  }
-  device::PackedExperts down(Device& device, Buffers& buffers) const {
-    const formats::LinearWeight& d = downs[0].view;
-    const size_t stride =
-        (device.packed_linear_bytes(d.format, d.out_features, d.in_features) + 63) / 64 * 64;
-    std::byte* bank = buffers.take(stride * kExperts);
-    std::vector<float> scales;
-    for (size_t e = 0; e < kExperts; ++e) {
-      scales.push_back(device.pack_linear(downs[e].view, bank + e * stride).tensor_scale);
-    }
-    return {d.format, kExperts, d.out_features, d.in_features, bank, stride, buffers.put(scales)};
-  }
-};
-
 void check_bank(Runner& runner, const ExpertCase& c) {
   constexpr int64_t kChosen = 8;
   device::WorkspaceSpec spec = model_workspace(512);
   spec.hidden_size = c.hidden;
   spec.moe_intermediate_size = spec.shared_intermediate_size = c.inner;
-  spec.num_experts = Bank::kExperts;
+  spec.num_experts = ExpertBank::kExperts;
   runner.set_workspace(spec);
   Rng rng(static_cast<uint64_t>(c.hidden + c.inner * 3 + c.rows * 17));
-  const Bank bank(c, rng);
+  const ExpertBank bank(c.format, c.hidden, c.inner, rng);
   const std::vector<float> x = random_values(c.rows * c.hidden, 0.05f, rng);
-  const std::vector<float> logits = random_values(c.rows * Bank::kExperts, 2.0f, rng);
+  const std::vector<float> logits = random_values(c.rows * ExpertBank::kExperts, 2.0f, rng);
   const std::string name = std::string(formats::weight_format_name(c.format)) + " " +
                            std::to_string(c.hidden) + "x" + std::to_string(c.inner) +
                            " m=" + std::to_string(c.rows);
@@ -113,7 +76,7 @@ void check_bank(Runner& runner, const ExpertCase& c) {
     Buffers buffers(device);
     const DType act = device.activation_dtype();
     const TensorView input = buffers.tensor(act, {c.rows, c.hidden}, x);
-    const TensorView router = buffers.tensor(DType::f32, {c.rows, Bank::kExperts}, logits);
+    const TensorView router = buffers.tensor(DType::f32, {c.rows, ExpertBank::kExperts}, logits);
     const TensorView experts = buffers.tensor(DType::i32, {c.rows, kChosen});
     const TensorView weights = buffers.tensor(DType::f32, {c.rows, kChosen});
     const TensorView slots = buffers.tensor(act, {c.rows * kChosen, c.inner});

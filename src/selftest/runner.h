@@ -22,6 +22,9 @@ inline constexpr double kF32Limit = 4e-6;
 inline constexpr double kBf16Ulp = 0x1p-9;
 inline constexpr double kBf16Limit = 2 * kBf16Ulp;
 
+/// Infinite where the sizes differ.
+double relative_l2(const std::vector<float>& found, const std::vector<float>& wanted);
+
 /// One output of a case, on one device.
 struct Part {
   std::string name;
@@ -67,6 +70,7 @@ void check_delta_blocks(Runner& runner);
 void check_expert_blocks(Runner& runner);
 void check_heads(Runner& runner);
 void check_experts(Runner& runner);
+void check_fp8(Runner& runner);
 
 /// Activation buffers of the 35B-A3B model.
 device::WorkspaceSpec model_workspace(int64_t rows);

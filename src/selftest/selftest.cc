@@ -9,7 +9,6 @@
 #include <string_view>
 
 namespace nibble::selftest {
-namespace {
 
 double relative_l2(const std::vector<float>& found, const std::vector<float>& wanted) {
   if (found.size() != wanted.size()) return INFINITY;
@@ -21,9 +20,12 @@ double relative_l2(const std::vector<float>& found, const std::vector<float>& wa
   return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
 }
 
+namespace {
+
 struct Group {
   std::string_view name;
   void (*check)(Runner&);
+  device::Activations activations = device::Activations::full;  // of the devices it is for
 };
 
 constexpr Group kGroups[] = {{"linear", check_linear},
@@ -35,7 +37,8 @@ constexpr Group kGroups[] = {{"linear", check_linear},
                              {"delta-block", check_delta_blocks},
                              {"experts-block", check_expert_blocks},
                              {"head", check_heads},
-                             {"experts", check_experts}};
+                             {"experts", check_experts},
+                             {"fp8", check_fp8, device::Activations::fp8}};
 
 }  // namespace
 
@@ -105,6 +108,7 @@ Result<void> run(std::span<device::Device* const> devices, const std::vector<std
   Runner runner(*reference, devices, sink);
   for (const Group& group : kGroups) {
     if (!only.empty() && std::find(only.begin(), only.end(), group.name) == only.end()) continue;
+    if (group.activations != devices.front()->activations()) continue;
     runner.start(std::string(group.name));
     group.check(runner);
   }

@@ -28,9 +28,9 @@ using Sink = std::function<void(const Check&)>;
 /// Names of the groups of checks, in the order they run.
 std::vector<std::string> groups();
 
-/// Checks `devices`, all of one arithmetic. only: groups, empty for all. The reference runs on the
-/// threads of `pool`. Devices' workspaces are replaced. Errors: invalid_argument for a group that
-/// is none.
+/// Checks `devices`, all of one arithmetic() and activations(). only: groups,
+/// empty for all. The reference runs on the threads of `pool`. Devices' workspaces are replaced.
+/// Errors: invalid_argument for a group that is none.
 Result<void> run(std::span<device::Device* const> devices, const std::vector<std::string>& only,
                  ThreadPool& pool, const Sink& sink);
 
