@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <memory>
+#include <optional>
 
 namespace nibble::cli {
 namespace {
@@ -20,9 +22,6 @@ std::string directory_name(const std::string& model) {
 }
 
 Result<void> serve(const ServeOptions& options) {
-  SessionNeeds needs;
-  needs.max_num_seqs = kDefaultSequences;
-  NIBBLE_ASSIGN_OR_RETURN(const auto model, TextModel::open(options.model, needs));
   server::ServerOptions server_options;
   server_options.host = options.host;
   server_options.port = static_cast<uint16_t>(options.port);
@@ -31,12 +30,19 @@ Result<void> serve(const ServeOptions& options) {
   if (server_options.served_model_names.empty()) {
     server_options.served_model_names.push_back(directory_name(options.model.model));
   }
-  server::ChatModel chat_model = model->chat_model();
+  // The port opens first: whoever waits for the model gets an answer. The server is declared last,
+  // so that it ends before what it uses.
+  std::unique_ptr<TextModel> model;
+  std::optional<server::ChatModel> chat_model;
+  NIBBLE_ASSIGN_OR_RETURN(const auto server, server::Server::open(server_options));
+  SessionNeeds needs;
+  needs.max_num_seqs = kDefaultSequences;
+  NIBBLE_ASSIGN_OR_RETURN(model, TextModel::open(options.model, needs));
+  chat_model.emplace(model->chat_model());
   if (!options.default_chat_template_kwargs.empty()) {
-    chat_model.default_template_kwargs = options.default_chat_template_kwargs;
+    chat_model->default_template_kwargs = options.default_chat_template_kwargs;
   }
-  NIBBLE_ASSIGN_OR_RETURN(const auto server,
-                          server::Server::start(server_options, model->engine(), chat_model));
+  NIBBLE_RETURN_IF_ERROR(server->serve(model->engine(), *chat_model));
 
   const runtime::EngineLimits& limits = model->session().limits();
   fmt::print("nibble serves {} on http://{}:{} ({}; context {}, {} sequences at once)\n",

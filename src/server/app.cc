@@ -1,6 +1,8 @@
 #include "server/app.h"
 
+#include "base/check.h"
 #include "base/log.h"
+#include "server/handlers.h"
 
 #include <fmt/format.h>
 
@@ -15,14 +17,9 @@ int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(now).count();
 }
 
-App::App(const ServerOptions& options, runtime::Engine& engine, const ChatModel& model,
-         OrderedJson default_template_kwargs)
-    : context_{options, engine, model, std::move(default_template_kwargs), unix_seconds(), {}, {}} {
-}
-
-Result<std::unique_ptr<App>> App::create(const ServerOptions& options, runtime::Engine& engine,
-                                         const ChatModel& model) {
-  if (options.served_model_names.empty()) {
+Result<void> App::serve(runtime::Engine& engine, const ChatModel& model) {
+  NIBBLE_CHECK(context_ == nullptr, "serve() is called once");
+  if (options_.served_model_names.empty()) {
     return Error{ErrorCode::invalid_argument, "server: no served model name"};
   }
   NIBBLE_ASSIGN_OR_RETURN(OrderedJson kwargs, parse_ordered_json(model.default_template_kwargs,
@@ -32,13 +29,16 @@ Result<std::unique_ptr<App>> App::create(const ServerOptions& options, runtime::
                  fmt::format("default chat template kwargs: found {}, expected a JSON object",
                              kwargs.type_name())};
   }
-  return std::unique_ptr<App>(new App(options, engine, model, std::move(kwargs)));
+  context_ = std::unique_ptr<AppContext>(new AppContext{options_, engine, model, std::move(kwargs),
+                                                        unix_seconds(), ids_, is_draining_});
+  serving_.store(context_.get(), std::memory_order_release);
+  return {};
 }
 
 void App::name_request(HttpRequest& request) {
   const std::string* given = request.header("X-Request-Id");
   request.has_client_id = given != nullptr && is_usable_request_id(*given);
-  request.request_id = request.has_client_id ? *given : context_.ids.hex32();
+  request.request_id = request.has_client_id ? *given : ids_.hex32();
 }
 
 RunOn App::run_on(const HttpRequest& request) const {
@@ -67,8 +67,10 @@ Reply App::dispatch(HttpRequest& request) {
     response.headers.push_back({"Allow", match.allowed});
     return response;
   }
+  AppContext* const context = serving_.load(std::memory_order_acquire);
+  if (context == nullptr) return loading_response(*match.route);
   const bool is_post = request.method == "POST";
-  if (is_post && context_.is_draining) {
+  if (is_post && is_draining_) {
     return error_response({503, "The server is shutting down", "", 1});
   }
   if (is_post && !is_json_content_type(request.header("Content-Type"))) {
@@ -78,11 +80,11 @@ Reply App::dispatch(HttpRequest& request) {
                            "", 0});
   }
   request.path_tail = std::move(match.tail);
-  return match.route->handler(context_, request);
+  return match.route->handler(*context, request);
 }
 
 void App::add_common_headers(const HttpRequest& request, HttpResponse& response) const {
-  response.headers.push_back({"Server", "nibble/" + context_.options.version});
+  response.headers.push_back({"Server", "nibble/" + options_.version});
   if (!request.request_id.empty()) {
     response.headers.push_back({"X-Request-Id", request.request_id});
   }

@@ -16,25 +16,28 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 
 namespace nibble::server {
 
-/// What handlers work with. References outlive the App.
+/// What handlers work with, once a model is there. References outlive the App.
 struct AppContext {
   const ServerOptions& options;
   runtime::Engine& engine;
   const ChatModel& model;
   OrderedJson default_template_kwargs;  // of the model, parsed
   int64_t started = 0;  // Unix seconds
-  IdSource ids;
-  std::atomic<bool> is_draining{false};
+  IdSource& ids;
+  const std::atomic<bool>& is_draining;
 };
 
 class App {
  public:
-  /// Errors: invalid_argument where options or model make no sense.
-  static Result<std::unique_ptr<App>> create(const ServerOptions& options, runtime::Engine& engine,
-                                             const ChatModel& model);
+  /// Answers 503 to everything until serve(). `options` outlives it.
+  explicit App(const ServerOptions& options) : options_(options) {}
+  /// From here on requests reach their handlers. Once, while handle() may be running. Errors:
+  /// invalid_argument where options or model make no sense.
+  Result<void> serve(runtime::Engine& engine, const ChatModel& model);
   App(const App&) = delete;
   App& operator=(const App&) = delete;
 
@@ -48,15 +51,17 @@ class App {
   void add_common_headers(const HttpRequest& request, HttpResponse& response) const;
 
   /// From now on: /ready says no, new generation requests get 503.
-  void start_draining() { context_.is_draining = true; }
-  bool is_draining() const { return context_.is_draining; }
+  void start_draining() { is_draining_ = true; }
+  bool is_draining() const { return is_draining_; }
 
  private:
-  App(const ServerOptions& options, runtime::Engine& engine, const ChatModel& model,
-      OrderedJson default_template_kwargs);
   Reply dispatch(HttpRequest& request);
 
-  AppContext context_;
+  const ServerOptions& options_;
+  IdSource ids_;
+  std::atomic<bool> is_draining_{false};
+  std::unique_ptr<AppContext> context_;
+  std::atomic<AppContext*> serving_{nullptr};  // context_ when it is whole; null: loading
 };
 
 /// The time in Unix seconds.

@@ -74,7 +74,8 @@ void split_events(Answer& answer) {
 class AppTest : public testing::Test {
  protected:
   AppTest() : model_(test::fake_model(text_)), options_(test::fake_options()) {
-    app_ = App::create(options_, engine_, model_).value();
+    app_ = std::make_unique<App>(options_);
+    EXPECT_TRUE(app_->serve(engine_, model_).ok());
   }
 
   Answer send(const std::string& method, const std::string& path, const std::string& body = "",

@@ -16,4 +16,7 @@ Reply get_models(AppContext& context, const HttpRequest& request);
 Reply get_model(AppContext& context, const HttpRequest& request);
 Reply post_chat_completions(AppContext& context, const HttpRequest& request);
 
+/// Every route's answer while there is no model: 503.
+HttpResponse loading_response(const Route& route);
+
 }  // namespace nibble::server

@@ -19,7 +19,6 @@
 #include <condition_variable>
 #include <future>
 #include <mutex>
-#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -83,16 +82,16 @@ class Server::Impl {
  public:
   explicit Impl(const ServerOptions& options)
       : options_(options),
+        app_(options_),
         workers_(static_cast<size_t>(std::max(1, options.worker_threads))),
         acceptor_(asio::make_strand(io_)),
         accept_pause_(acceptor_.get_executor()),
-        work_(asio::make_work_guard(io_)) {}
+        work_(asio::make_work_guard(io_)),
+        context_{app_, options_, workers_} {}
   ~Impl() { stop(0); }
 
-  Result<void> open(runtime::Engine& engine, const ChatModel& model) {
-    NIBBLE_ASSIGN_OR_RETURN(app_, App::create(options_, engine, model));
+  Result<void> open() {
     NIBBLE_RETURN_IF_ERROR(bind());
-    context_.emplace(ConnectionContext{*app_, options_, workers_});
     for (int i = 0; i < std::max(1, options_.io_threads); ++i) {
       threads_.emplace_back([this] { io_.run(); });
     }
@@ -101,13 +100,17 @@ class Server::Impl {
     return {};
   }
 
+  Result<void> serve(runtime::Engine& engine, const ChatModel& model) {
+    return app_.serve(engine, model);
+  }
+
   uint16_t port() const { return port_; }
 
   void stop(double timeout_seconds) {
     const std::lock_guard lock(stop_mutex_);
     if (is_stopped_) return;
     is_stopped_ = true;
-    if (app_ != nullptr && !threads_.empty()) end_connections(timeout_seconds);
+    if (!threads_.empty()) end_connections(timeout_seconds);
     workers_.join();
     work_.reset();
     io_.stop();
@@ -152,13 +155,13 @@ class Server::Impl {
   }
 
   void serve(tcp::socket socket) {
-    auto connection = std::make_shared<Connection>(std::move(socket), *context_);
+    auto connection = std::make_shared<Connection>(std::move(socket), context_);
     connections_.add(connection);
     connection->start([this, key = connection.get()] { connections_.remove(key); });
   }
 
   void end_connections(double timeout_seconds) {
-    app_->start_draining();
+    app_.start_draining();
     std::promise<void> closed;
     asio::post(acceptor_.get_executor(), [this, &closed] {
       boost::system::error_code ignored;
@@ -178,13 +181,13 @@ class Server::Impl {
   }
 
   const ServerOptions options_;
-  std::unique_ptr<App> app_;
+  App app_;
   asio::io_context io_;
   asio::thread_pool workers_;
   tcp::acceptor acceptor_;
   asio::steady_timer accept_pause_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
-  std::optional<ConnectionContext> context_;
+  ConnectionContext context_;
   ConnectionSet connections_;
   std::vector<std::thread> threads_;
   std::mutex stop_mutex_;
@@ -195,11 +198,14 @@ class Server::Impl {
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
-Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options, runtime::Engine& engine,
-                                              const ChatModel& model) {
+Result<std::unique_ptr<Server>> Server::open(const ServerOptions& options) {
   auto impl = std::make_unique<Impl>(options);
-  NIBBLE_RETURN_IF_ERROR(impl->open(engine, model));
+  NIBBLE_RETURN_IF_ERROR(impl->open());
   return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Result<void> Server::serve(runtime::Engine& engine, const ChatModel& model) {
+  return impl_->serve(engine, model);
 }
 
 uint16_t Server::port() const {

@@ -1,6 +1,7 @@
 // Server: the OpenAI-compatible HTTP server over an Engine. Listener, threads and orderly stop.
 //
-// start() returns when the port is bound and requests are answered. All sockets live on the
+// open() returns when the port is bound; requests are told that a model is loading until serve()
+// brings one. All sockets live on the
 // server's own I/O threads; rendering and tokenizing run on its worker threads; the engine has its
 // own.
 #pragma once
@@ -17,10 +18,11 @@ namespace nibble::server {
 
 class Server {
  public:
-  /// Binds and serves. `engine` and `model` are used and outlive the server. Errors: io (address in
-  /// use, unknown host), invalid_argument.
-  static Result<std::unique_ptr<Server>> start(const ServerOptions& options,
-                                               runtime::Engine& engine, const ChatModel& model);
+  /// Binds the port and answers 503 to everything. Errors: io (address in use, unknown host).
+  static Result<std::unique_ptr<Server>> open(const ServerOptions& options);
+  /// From here on requests are served. Once. `engine` and `model` are used and outlive the server.
+  /// Errors: invalid_argument.
+  Result<void> serve(runtime::Engine& engine, const ChatModel& model);
   /// stop(0) if that was not done.
   ~Server();
   Server(const Server&) = delete;

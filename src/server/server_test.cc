@@ -27,7 +27,10 @@ class ServerTest : public testing::Test {
  protected:
   ServerTest() : model_(test::fake_model(text_)), options_(test::fake_options()) {}
 
-  void start() { server_ = Server::start(options_, engine_, model_).value(); }
+  void start() {
+    server_ = Server::open(options_).value();
+    ASSERT_TRUE(server_->serve(engine_, model_).ok());
+  }
   uint16_t port() const { return server_->port(); }
 
   // A stream that has delivered its first token.
@@ -73,6 +76,39 @@ TEST_F(ServerTest, KeepsTheConnectionAndEchoesTheRequestId) {
   }
   ASSERT_TRUE(client.get("/v1/models"));
   EXPECT_EQ(client.read_answer().header("x-request-id").size(), 32u);
+}
+
+TEST_F(ServerTest, AnswersThatTheModelLoads) {
+  server_ = Server::open(options_).value();
+  HttpClient client(port());
+  ASSERT_TRUE(client.get("/health"));
+  const HttpAnswer health = client.read_answer();
+  EXPECT_EQ(health.status, 503);
+  EXPECT_EQ(health.header("retry-after"), "1");
+  EXPECT_EQ(health.body,
+            R"({"error":{"code":503,"message":"Loading model","type":"unavailable_error"}})");
+  ASSERT_TRUE(client.post(kChat, chat_body()));
+  const HttpAnswer chat = client.read_answer();
+  EXPECT_EQ(chat.status, 503);
+  EXPECT_NE(chat.body.find("ServiceUnavailableError"), std::string::npos) << chat.body;
+  for (const char* path : {"/ready", "/v1/models", "/load"}) {
+    ASSERT_TRUE(client.get(path));
+    EXPECT_EQ(client.read_answer().status, 503) << path;
+  }
+  ASSERT_TRUE(client.get("/nowhere"));
+  EXPECT_EQ(client.read_answer().status, 404);
+  ASSERT_TRUE(server_->serve(engine_, model_).ok());
+  ASSERT_TRUE(client.get("/health"));
+  EXPECT_EQ(client.read_answer().status, 200) << "the same connection goes on";
+}
+
+TEST_F(ServerTest, StopsWhileTheModelLoads) {
+  server_ = Server::open(options_).value();
+  HttpClient client(port());
+  ASSERT_TRUE(client.get("/health"));
+  EXPECT_EQ(client.read_answer().status, 503);
+  server_->stop(0);
+  EXPECT_TRUE(client.read_end());
 }
 
 TEST_F(ServerTest, HonoursConnectionClose) {
@@ -400,13 +436,13 @@ TEST_F(ServerTest, APortInUseIsAnError) {
   start();
   ServerOptions second = options_;
   second.port = port();
-  const auto result = Server::start(second, engine_, model_);
+  const auto result = Server::open(second);
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.error().code, ErrorCode::io);
   EXPECT_NE(result.error().message.find(std::to_string(port())), std::string::npos);
   ServerOptions nowhere = options_;
   nowhere.host = "no.such.host.invalid";
-  EXPECT_FALSE(Server::start(nowhere, engine_, model_).ok());
+  EXPECT_FALSE(Server::open(nowhere).ok());
 }
 
 }  // namespace

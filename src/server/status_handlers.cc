@@ -29,6 +29,16 @@ OrderedJson model_json(const AppContext& context, const std::string& name) {
 
 }  // namespace
 
+HttpResponse loading_response(const Route& route) {
+  HttpResponse response = error_response({503, "Loading model", "", 1});
+  if (route.handler == get_health) {
+    // What llama.cpp's server says, and clients that wait for it look for.
+    response.body = dump_json(OrderedJson{
+        {"error", {{"code", 503}, {"message", "Loading model"}, {"type", "unavailable_error"}}}});
+  }
+  return response;
+}
+
 Reply get_health(AppContext&, const HttpRequest&) {
   return json_response(OrderedJson{{"status", "ok"}});
 }
