@@ -286,10 +286,12 @@ std::vector<StepCase> large_steps() {
 
 // Both sides round the same norms (f32 sums in another order aside). Attention: q, P and gated are
 // rounded to BF16 before o_proj's inputs are to E4M3. DeltaNet: convolution input, chunked
-// operands, gated norm.
-constexpr double kAttentionLimit = 3 * kBf16Ulp, kDeltaLimit = 3 * kBf16Ulp;
+// operands, gated norm. Experts: the tensor cores' sums and slots before the slots are rounded to
+// E4M3, outputs.
+constexpr double kAttentionLimit = 3 * kBf16Ulp, kDeltaLimit = 3 * kBf16Ulp,
+                 kExpertsLimit = 3 * kBf16Ulp;
 
-void check_attention(Runner& runner, WeightFormat format) {
+void compare_attention(Runner& runner, WeightFormat format) {
   Rng rng(31);
   const AttentionLayer attention(format, rng);
   for (const StepCase& c : large_steps()) {
@@ -312,7 +314,7 @@ void check_attention(Runner& runner, WeightFormat format) {
   }
 }
 
-void check_delta(Runner& runner, WeightFormat format) {
+void compare_delta(Runner& runner, WeightFormat format) {
   Rng rng(32);
   const DeltaNetLayer delta_net(format, rng);
   const StateValues states(DeltaNetLayer::kStateElements, 3 * DeltaNetLayer::kChannels, rng);
@@ -336,6 +338,32 @@ void check_delta(Runner& runner, WeightFormat format) {
   }
 }
 
+void compare_experts(Runner& runner) {
+  Rng rng(33);
+  const ExpertsLayer experts(rng);
+  const std::vector<StepCase> cases = large_steps();
+  std::vector<std::vector<float>> residuals;
+  for (const StepCase& c : cases) {
+    residuals.push_back(random_values(rows_of(c) * kHidden, 1.0f, rng));
+  }
+  compare_fused(runner, "experts", [&](Device& device, device::Observer* observer) {
+    std::vector<Part> parts;
+    Buffers packed(device);
+    const device::MoeWeights weights = experts.put(device, packed);
+    for (size_t i = 0; i < cases.size(); ++i) {
+      Buffers buffers(device);
+      device::StepPlan plan = make_plan(cases[i], buffers);
+      plan.observer = observer;
+      const auto block = [&](TensorView hidden) {
+        device.moe_block(plan, weights, hidden, hidden, Accumulate::add);
+      };
+      parts.push_back({cases[i].name + " out", added(block, residuals[i], buffers),
+                       after_rounding(kExpertsLimit)});
+    }
+    return parts;
+  });
+}
+
 }  // namespace
 
 void check_fp8(Runner& runner) {
@@ -356,10 +384,11 @@ void check_fp8(Runner& runner) {
   check_bank(runner, {WeightFormat::nvfp4, 256, 64, 5});
   check_bank(runner, {WeightFormat::nvfp4, 48, 80, 5});
   check_bank(runner, {WeightFormat::fp8, 256, 64, 5});
-  check_attention(runner, WeightFormat::bf16);
-  check_attention(runner, WeightFormat::fp8);
-  check_delta(runner, WeightFormat::bf16);
-  check_delta(runner, WeightFormat::fp8);
+  compare_attention(runner, WeightFormat::bf16);
+  compare_attention(runner, WeightFormat::fp8);
+  compare_delta(runner, WeightFormat::bf16);
+  compare_delta(runner, WeightFormat::fp8);
+  compare_experts(runner);
 }
 
 }  // namespace nibble::selftest
