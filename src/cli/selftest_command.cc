@@ -111,8 +111,10 @@ int run_selftest(const SelftestOptions& options) {
                       {"limit", check.limit},
                       {"passed", check.passed()}});
   };
-  const Mode modes[] = {
-      {Arithmetic::exact}, {Arithmetic::f32}, {Arithmetic::exact, Activations::fp8}};
+  const Mode modes[] = {{Arithmetic::exact},
+                        {Arithmetic::f32},
+                        {Arithmetic::exact, Activations::fp8},
+                        {Arithmetic::exact, Activations::nvfp4}};
   for (const Mode& mode : modes) {
     auto devices = open_devices(options, mode, *pool);
     if (!devices.ok()) return report_error(devices.error());

@@ -71,6 +71,7 @@ void check_expert_blocks(Runner& runner);
 void check_heads(Runner& runner);
 void check_experts(Runner& runner);
 void check_fp8(Runner& runner);
+void check_fp4(Runner& runner);
 
 /// Activation buffers of the 35B-A3B model.
 device::WorkspaceSpec model_workspace(int64_t rows);

@@ -38,7 +38,8 @@ constexpr Group kGroups[] = {{"linear", check_linear},
                              {"experts-block", check_expert_blocks},
                              {"head", check_heads},
                              {"experts", check_experts},
-                             {"fp8", check_fp8, device::Activations::fp8}};
+                             {"fp8", check_fp8, device::Activations::fp8},
+                             {"fp4", check_fp4, device::Activations::nvfp4}};
 
 }  // namespace
 
