@@ -27,8 +27,8 @@ void run_modelopt(const FamilyRun& run, Report& report) {
 
 constexpr Family kFamilies[] = {
     {"text", "text_", true, run_text},
-    {"mtp", "mtp_", true, nullptr},
-    {"vision", "vision_", true, nullptr},
+    {"mtp", "mtp_", true, nullptr, "the draft layer (multi-token prediction)"},
+    {"vision", "vision_", true, nullptr, "image input"},
     {"tokenizer", "tokenizer", true, run_tokenizer},
     {"template", "template", false, run_template},
     {"modelopt", "modelopt", false, run_modelopt},

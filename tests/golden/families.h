@@ -1,7 +1,8 @@
 // The families golden_runner knows: how a folder's name leads to the function that runs it.
 //
-// A family without a function is counted as skipped, by name. To add one, write its function
-// (folder, files and model it needs come in FamilyRun) and put it into the table in families.cc.
+// A family without a function counts as one skipped case, with what nibble lacks. To add one, write
+// its function (folder, files and model it needs come in FamilyRun) and put it into the table in
+// families.cc.
 #pragma once
 
 #include "tests/golden/report.h"
@@ -25,6 +26,7 @@ struct Family {
   std::string_view name;  // a prefix of the folder's name, or all of it
   bool is_prefix;
   void (*run)(const FamilyRun& run, Report& report);  // nullptr: not there yet
+  std::string_view lacking = {};  // then: what nibble has to learn first
 };
 
 /// The family a folder of this name belongs to, or nullptr.

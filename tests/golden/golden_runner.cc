@@ -7,6 +7,8 @@
 #include "tests/golden/families.h"
 #include "tests/golden/report.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -54,7 +56,8 @@ void run_family(const Family& family, const std::string& folder, const Options& 
   const std::string name = last_part(folder);
   if (!is_wanted(family, name, options)) return;
   if (family.run == nullptr) {
-    report.skip(name, "this family is not implemented yet");
+    report.skip(name, fmt::format("nibble does not have {} yet; no case of this folder was run",
+                                  family.lacking));
     return;
   }
   const auto path = std::filesystem::absolute(folder).lexically_normal();
