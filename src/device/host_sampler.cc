@@ -18,6 +18,7 @@ namespace {
 constexpr float kGreedyBelow = 1e-5f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int64_t kBlock = 64;  // ids per entry of block_max_
+constexpr uint32_t kDigits = 2048;  // of a round of the selection by weight
 constexpr int64_t kLanes = 16;  // independent chains, so that the compiler vectorises a reduction
 
 size_t block_count(int64_t ids) {
@@ -307,26 +308,38 @@ bool RowSampler::heavier(const Candidate& a, const Candidate& b) {
   return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
 }
 
-/// The last token of the smallest head set (heaviest first, ties by id) that holds `mass`: a
-/// selection by weight that halves its range each round, so linear in `count`.
+/// The last token of the smallest head set (heaviest first, ties by id) that holds `mass`: a radix
+/// selection, since positive floats order as their bits do. In double the order of adding changes
+/// nothing as long as the weights, of 24 bits, are not below 2^-28 of their sum.
 RowSampler::Candidate RowSampler::cut_at_mass(size_t count, double mass) {
   std::copy_n(candidates_.begin(), count, reordered_.begin());
-  size_t low = 0;
-  size_t high = count;
-  double before = 0.0;
-  const auto at = [&](size_t i) { return reordered_.begin() + static_cast<std::ptrdiff_t>(i); };
-  while (high - low > 1) {
-    const size_t middle = low + (high - low) / 2;
-    std::nth_element(at(low), at(middle), at(high), heavier);
-    const double head = mass_of({reordered_.data() + low, middle - low});
-    if (before + head >= mass) {
-      high = middle;
-    } else {
-      before += head;
-      low = middle;
+  double before = 0.0;  // of the tokens that are heavier than all that are left
+  for (const int shift : {20, 10, 0}) {
+    const auto digit = [shift](const Candidate& token) {
+      return std::bit_cast<uint32_t>(token.weight) >> shift & (kDigits - 1);
+    };
+    // Two sums a digit: neighbours that share one do not wait for each other.
+    double sums[2][kDigits] = {};
+    uint32_t lowest = kDigits - 1;
+    for (size_t i = 0; i < count; ++i) {
+      const uint32_t d = digit(reordered_[i]);
+      sums[i & 1][d] += static_cast<double>(reordered_[i].weight);
+      lowest = std::min(lowest, d);
     }
+    uint32_t cut = kDigits - 1;
+    for (; cut > lowest && before + sums[0][cut] + sums[1][cut] < mass; --cut) {
+      before += sums[0][cut] + sums[1][cut];
+    }
+    const auto last =
+        std::remove_if(reordered_.begin(), reordered_.begin() + static_cast<std::ptrdiff_t>(count),
+                       [&](const Candidate& token) { return digit(token) != cut; });
+    count = static_cast<size_t>(last - reordered_.begin());
+    if (count == 1) break;
   }
-  return reordered_[low];
+  // Equal weights, rising ids.
+  size_t at = 0;
+  while (at + 1 < count && (before += static_cast<double>(reordered_[at].weight)) < mass) ++at;
+  return reordered_[at];
 }
 
 /// Applies top-p to candidates_[0..count) and draws. `total` is the mass that top_p is a share of.

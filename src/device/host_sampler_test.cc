@@ -237,6 +237,19 @@ TEST(RowSampler, TopKKeepsTiesWithTheLastPlace) {
   for (const int token : {10, 20, 150, 199}) EXPECT_GT(seen[static_cast<size_t>(token)], 200);
 }
 
+TEST(RowSampler, TopPKeepsTheLowestIdsOfEqualLogits) {
+  const std::vector<float> logits(1000, 0.5f);
+  RowSampler sampler(1000);
+  SampleRow row;
+  row.temperature = 1.0f;
+  row.top_p = 0.2495f;  // 249.5 tokens
+  int32_t highest = 0;
+  for (row.draw_index = 0; row.draw_index < 4000; ++row.draw_index) {
+    highest = std::max(highest, sampler.sample_row(logits.data(), row, 1000).token);
+  }
+  EXPECT_EQ(highest, 249);
+}
+
 TEST(RowSampler, ReportsLogitsThatAreNotFinite) {
   RowSampler sampler(300);
   SampleRow row;
