@@ -221,6 +221,11 @@ eval::KldResult KldComparison::result() const {
   if (text_.context > 0) result.text += fmt::format(", context {}", text_.context);
   if (eval_.limit > 0) result.text += " (limited by --limit)";
   if (base_file_) add_file_remarks(result.remarks);
+  if (base_ && options_.model.activations != "full") {
+    result.remarks.push_back(fmt::format(
+        "the base ran with --activations {}, too: for a base without give a file of --save-base",
+        options_.model.activations));
+  }
   result.report = eval::make_kld_report(outcome_.records, token_kinds());
   result.layers = outcome_.layers;
   result.routing = outcome_.routing;
