@@ -364,6 +364,32 @@ void compare_experts(Runner& runner) {
   });
 }
 
+/// A layer and rows on which no rounding to E4M3 changes anything, against the reference at
+/// `exact`: one rounding of the outputs to BF16, and 16 instructions a sum that each cut off what
+/// is below 2^-13 of their largest term.
+void check_exact_experts(Runner& runner) {
+  Rng rng(34);
+  const ExpertsLayer experts = ExpertsLayer::fp8_exact(rng);
+  const std::vector<StepCase> cases = large_steps();
+  std::vector<std::vector<float>> residuals;
+  for (const StepCase& c : cases) residuals.push_back(fp8_exact_residual(rows_of(c), rng));
+  runner.compare("experts, nothing to round:", [&](Device& device) {
+    std::vector<Part> parts;
+    Buffers packed(device);
+    const device::MoeWeights weights = experts.put(device, packed);
+    for (size_t i = 0; i < cases.size(); ++i) {
+      Buffers buffers(device);
+      const device::StepPlan plan = make_plan(cases[i], buffers);
+      const auto block = [&](TensorView hidden) {
+        device.moe_block(plan, weights, hidden, hidden, Accumulate::add);
+      };
+      parts.push_back({cases[i].name + " out", added(block, residuals[i], buffers),
+                       kBf16Ulp + std::sqrt(16.0) * 0x1p-13});
+    }
+    return parts;
+  });
+}
+
 }  // namespace
 
 void check_fp8(Runner& runner) {
@@ -389,6 +415,7 @@ void check_fp8(Runner& runner) {
   compare_delta(runner, WeightFormat::bf16);
   compare_delta(runner, WeightFormat::fp8);
   compare_experts(runner);
+  check_exact_experts(runner);
 }
 
 }  // namespace nibble::selftest
