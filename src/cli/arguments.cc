@@ -83,6 +83,11 @@ class Flags {
   CLI::App& app_;
 };
 
+void add_threads_option(Flags& flags, int& threads) {
+  flags.option("-t,--cpu-threads,--threads", threads, "Kernel threads; 0: one per physical core")
+      ->check(CLI::Range(0, 1024));
+}
+
 // Where and how a model runs.
 void add_run_options(CLI::App& app, ModelOptions& options) {
   Flags flags(app);
@@ -97,10 +102,7 @@ void add_run_options(CLI::App& app, ModelOptions& options) {
                "Type of the KV cache; auto follows the checkpoint");
   flags.choice("--load-format", options.load_format, {"auto", "dummy"},
                "dummy: random weights from config.json alone, for measuring speed");
-  flags
-      .option("-t,--cpu-threads,--threads", options.threads,
-              "Kernel threads; 0: one per physical core")
-      ->check(CLI::Range(0, 1024));
+  add_threads_option(flags, options.threads);
 }
 
 void add_memory_option(CLI::App& app, ModelOptions& options) {
@@ -212,10 +214,7 @@ void add_quantize(CLI::App& root, QuantizeOptions& options) {
       ->excludes(verify);
   flags.choice("--arithmetic", options.arithmetic, {"f32", "exact"},
                "Arithmetic of the calibration run");
-  flags
-      .option("-t,--cpu-threads,--threads", options.threads,
-              "Kernel threads; 0: one per physical core")
-      ->check(CLI::Range(0, 1024));
+  add_threads_option(flags, options.threads);
   app.add_flag("--overwrite", options.overwrite, "Replace DESTINATION if it exists");
 }
 

@@ -1,5 +1,7 @@
 #include "quantize/whole_moments.h"
 
+#include "quantize/format_plan.h"
+
 #include <cmath>
 
 namespace nibble::quantize {
@@ -12,23 +14,6 @@ using model::Member;
 constexpr double kPriorWeight = 128;
 // Share of the mean of the diagonal that is added to it (docs/quality.md).
 constexpr double kDamping = 0.04;
-
-// One member for all that read the same input.
-Member input_of(Member member) {
-  switch (member) {
-    case Member::expert_up:
-      return Member::expert_gate;
-    case Member::shared_up:
-      return Member::shared_gate;
-    case Member::k_proj:
-    case Member::v_proj:
-      return Member::q_proj;
-    case Member::in_proj_z:
-      return Member::in_proj_qkv;
-    default:
-      return member;
-  }
-}
 
 double trace_of(const InputMoments& moments) {
   double trace = 0;
@@ -87,7 +72,8 @@ Result<InputMoments> WholeMoments::summed(const LayerInputs& inputs, Member memb
 
 Result<const device::FactoredMoments*> WholeMoments::of(const LayerInputs& inputs, Member member,
                                                         int64_t expert) {
-  const std::pair key{input_of(member), expert};
+  // Members that share a scale read the same input.
+  const std::pair key{scale_leader(member), expert};
   if (held_ != key) {
     factored_ = device::FactoredMoments();
     NIBBLE_ASSIGN_OR_RETURN(const InputMoments moments, summed(inputs, key.first, expert));
