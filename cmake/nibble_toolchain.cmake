@@ -27,8 +27,3 @@ elseif(NIBBLE_SANITIZE STREQUAL "thread")
 elseif(NIBBLE_SANITIZE)
   message(FATAL_ERROR "NIBBLE_SANITIZE is '${NIBBLE_SANITIZE}', expected address, thread or empty")
 endif()
-
-# Without coverage of the libraries a fuzzer is blind.
-if(NIBBLE_BUILD_FUZZERS)
-  add_compile_options(-fsanitize=fuzzer-no-link)
-endif()
