@@ -132,10 +132,14 @@ void CudaDevice::project_in(const StepPlan& plan, std::span<const PackedLinear* 
     cuda::decode_in_proj(args, stream_.get());
     return;
   }
-  cuda::decode_norm(norm, stream_.get());
+  const bool with_norm = plan.num_rows <= cuda::kNormRows;
+  if (!with_norm) cuda::decode_norm(norm, stream_.get());
   cuda::decode_rows({.segments = segments,
                      .rows = args.rows,
-                     .x = scratch_.x,
+                     .x = with_norm ? nullptr : scratch_.x,
+                     .h = norm.x,
+                     .norm_weight = norm_weight,
+                     .eps = spec_.rms_norm_eps,
                      .m = plan.num_rows,
                      .out = scratch_.projection,
                      .out_stride = rows},
@@ -305,63 +309,32 @@ void CudaDevice::fused_experts(const StepPlan& plan, const MoeWeights& weights, 
 
 void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weights,
                                     TensorView hidden) {
-  constexpr int32_t kSlots = cuda::kRouted + 1;
-  cuda::decode_norm({.x = hidden.as<float>(),
-                     .weight = weights.post_norm,
-                     .out = scratch_.x,
-                     .out_type = cuda::Element::bf16,
-                     .rows = plan.num_rows,
-                     .n = cuda::kHidden,
-                     .eps = spec_.rms_norm_eps,
-                     .row_index = nullptr},
-                    stream_.get());
-  cuda::linear_mma(
-      {.x = scratch_.x,
-       .x_type = cuda::Element::bf16,
-       .weight = {cuda::Format::bf16, weights.router.data, cuda::kExperts + 1, cuda::kHidden, 1.0f},
-       .out = scratch_.router_logits,
-       .out_type = cuda::Element::f32,
-       .out_stride = cuda::kLogitStride,
-       .accumulate = false,
-       .m = plan.num_rows},
-      stream_.get(), true);
-  cuda::decode_route_rows(
-      {.logits = scratch_.router_logits,
+  cuda::decode_router_rows(
+      {.weight = weights.router.data,
+       .h = hidden.as<float>(),
+       .norm_weight = weights.post_norm,
+       .x = scratch_.x,
+       .logits = scratch_.router_logits,
        .rows = plan.num_rows,
-       .weights = scratch_.slot_weights,
-       .table = scratch_.decode,
+       .eps = spec_.rms_norm_eps,
+       .table = scratch_.expert_rows,
        .experts_out = plan.routing_log == nullptr
                           ? nullptr
                           : plan.routing_log + weights.layer * plan.num_rows * cuda::kRouted},
       stream_.get());
-  cuda::MoeArgs args{.bank = cuda_bank(weights.gate_up),
-                     .experts = nullptr,
-                     .table = scratch_.decode,
-                     .x = scratch_.x,
-                     .x_type = cuda::Element::bf16,
-                     .out = scratch_.act,
-                     .out_type = cuda::Element::bf16,
-                     .rows = plan.num_rows,
-                     .slots = kSlots,
-                     .shared = cuda_bank(weights.shared_gate_up),
-                     .chained = true};
-  cuda::moe_gate_up_units(args, stream_.get());
-  args.bank = cuda_bank(weights.down);
-  args.shared = cuda_bank(weights.shared_down);
-  args.x = scratch_.act;
-  args.out = scratch_.slot_outputs;
-  args.out_type = cuda::Element::f32;
-  cuda::moe_down_units(args, stream_.get());
-  cuda::moe_combine({.y = scratch_.slot_outputs,
-                     .y_type = cuda::Element::f32,
-                     .weights = scratch_.slot_weights,
-                     .out = hidden.as<float>(),
-                     .rows = plan.num_rows,
-                     .n = cuda::kHidden,
-                     .slots = kSlots,
-                     .accumulate = true,
-                     .chained = true},
-                    stream_.get());
+  const cuda::ExpertRowsArgs experts{.gate_up = cuda_bank(weights.gate_up),
+                                     .down = cuda_bank(weights.down),
+                                     .shared_gate_up = cuda_bank(weights.shared_gate_up),
+                                     .shared_down = cuda_bank(weights.shared_down),
+                                     .table = scratch_.expert_rows,
+                                     .x = scratch_.x,
+                                     .act = scratch_.act,
+                                     .outputs = scratch_.slot_outputs,
+                                     .h = hidden.as<float>(),
+                                     .rows = plan.num_rows};
+  cuda::decode_gate_up_rows(experts, stream_.get());
+  cuda::decode_down_rows(experts, stream_.get());
+  cuda::decode_combine_rows(experts, stream_.get());
 }
 
 void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
@@ -425,6 +398,9 @@ void CudaDevice::head(const StepPlan& plan, const HeadWeights& weights, ConstTen
                                     .count = 1},
                        .rows = static_cast<int32_t>(args.weight.n),
                        .x = scratch_.x,
+                       .h = nullptr,
+                       .norm_weight = nullptr,
+                       .eps = 0,
                        .m = static_cast<int32_t>(args.m),
                        .out = logits.as<float>(),
                        .out_stride = args.out_stride},

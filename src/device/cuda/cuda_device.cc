@@ -230,8 +230,9 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(scratch->act, kPairs * cuda::kInner * 2);
   pieces.take(scratch->slot_outputs, kPairs * cuda::kHidden);
   pieces.take(scratch->router_logits, kRows * cuda::kLogitStride);
-  pieces.take(scratch->slot_weights, kPairs);
-  take_table(pieces, scratch->decode, kPairs, cuda::kExperts + 1);
+  pieces.take(scratch->expert_rows.entries, cuda::kExperts + 1);
+  pieces.take(scratch->expert_rows.weights, kPairs);
+  pieces.take(scratch->expert_rows.finished, 1);
   if (activations() == Activations::nvfp4) {
     const int64_t projection =
         rows * std::max({spec.hidden_size, attention_width(spec), value_width(spec)});

@@ -134,8 +134,7 @@ class CudaDevice final : public Device {
     std::byte* act = nullptr;  // bf16 [rows * 9][512]
     float* slot_outputs = nullptr;  // [rows * 9][2048]
     float* router_logits = nullptr;  // [rows][272]
-    float* slot_weights = nullptr;  // [rows * 9]
-    cuda::RoutingTable decode;
+    cuda::ExpertRowsTable expert_rows;
     // Large steps, nine pairs a row.
     std::byte* permuted = nullptr;  // bf16 or E4M3 [rows][2048]
     std::byte* permuted_slots = nullptr;  // bf16 or E4M3 [pairs][512]

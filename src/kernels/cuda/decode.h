@@ -44,11 +44,15 @@ struct InProjArgs {
 };
 void decode_in_proj(const InProjArgs& args, Stream stream);
 
+inline constexpr int kNormRows = 4;
 /// out[m][rows] = x W^T, up to kMaxMmaRows rows of x; segments end at multiples of 16.
 struct RowsArgs {
   Segments segments;
   int32_t rows;
-  const void* x;  // bf16 [m][2048]
+  const void* x;  // bf16 [m][2048]; null: x = rms_norm(h), m at most kNormRows
+  const float* h;
+  const float* norm_weight;
+  float eps;
   int32_t m;
   float* out;
   int64_t out_stride;
@@ -154,16 +158,48 @@ struct ExpertsArgs {
 void decode_gate_up(const ExpertsArgs& args, Stream stream);
 void decode_down(const ExpertsArgs& args, Stream stream);
 
-/// Routing of up to 32 rows and its table in one CTA. The shared expert is slot 8 of every row and
-/// expert 256: pairs are row * 9 + slot.
-struct RouteRowsArgs {
-  const float* logits;  // [rows][kLogitStride], [256]: the shared gate
-  int32_t rows;
+/// An expert of a step and who uses it: pairs are row * 9 + slot, in any order. A CTA reads it with
+/// one request: all CTAs of a wave ask for the same few.
+struct alignas(16) ExpertUsers {
+  int32_t expert, users;
+  uint16_t pairs[kMaxMmaRows];
+};
+/// Who uses which expert in a step of up to kMaxMmaRows rows. Entry 0 is the shared expert (slot 8
+/// of every row, expert 256), the used ones follow; the rest has no users.
+struct ExpertRowsTable {
+  ExpertUsers* entries;  // [257]
   float* weights;  // [rows][9]
-  RoutingTable table;
+  uint32_t* finished;  // CTAs of the router that are done, 0 between launches
+};
+
+/// x = bf16(rms_norm(h)), logits[row][257] = [router; shared gate] x, top 8 and the table.
+struct RouterRowsArgs {
+  const void* weight;  // bf16 [257][2048]
+  const float* h;
+  const float* norm_weight;
+  void* x;  // bf16 [rows][2048]
+  float* logits;  // [rows][kLogitStride]
+  int32_t rows;
+  float eps;
+  ExpertRowsTable table;
   int32_t* experts_out;  // [rows][8], or null
 };
-void decode_route_rows(const RouteRowsArgs& args, Stream stream);
+void decode_router_rows(const RouterRowsArgs& args, Stream stream);
+
+/// act[pair] = SwiGLU of gate and up; outputs[pair] = down act[pair]; h[row] += the weighted sum of
+/// its pairs in order of slots.
+struct ExpertRowsArgs {
+  Bank gate_up, down, shared_gate_up, shared_down;
+  ExpertRowsTable table;
+  const void* x;
+  void* act;  // bf16 [rows * 9][512]
+  float* outputs;  // [rows * 9][2048]
+  float* h;  // [rows][2048]
+  int32_t rows;
+};
+void decode_gate_up_rows(const ExpertRowsArgs& args, Stream stream);
+void decode_down_rows(const ExpertRowsArgs& args, Stream stream);
+void decode_combine_rows(const ExpertRowsArgs& args, Stream stream);
 
 /// x = bf16(rms_norm(h)) of rows, PDL.
 void decode_norm(const RmsNormArgs& args, Stream stream);

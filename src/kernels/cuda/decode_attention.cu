@@ -358,12 +358,14 @@ void prepare_decode_out();
 void prepare_decode_rows();
 void prepare_decode_delta();
 void prepare_decode_experts();
+void prepare_decode_experts_rows();
 void prepare_decode() {
   prepare_decode_dense();
   prepare_decode_out();
   prepare_decode_rows();
   prepare_decode_delta();
   prepare_decode_experts();
+  prepare_decode_experts_rows();
   prepare_decode_attention();
 }
 

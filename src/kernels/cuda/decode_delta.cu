@@ -36,7 +36,9 @@ struct Channel {
   }
 };
 
-__global__ void __launch_bounds__(kThreads, 4) delta_kernel(DeltaDecodeArgs args) {
+/// kCtas: of a multiprocessor. Eight take 16 bytes of stack, four are enough for few sequences.
+template <int kCtas>
+__global__ void __launch_bounds__(kThreads, kCtas) delta_kernel(DeltaDecodeArgs args) {
   __shared__ __align__(16) float q[kDeltaHead], k[kDeltaHead];
   __shared__ float v[kDeltaColumnsPerBlock], o[kDeltaColumnsPerBlock];
   __shared__ float sums[3][kDeltaWarps];
@@ -93,14 +95,19 @@ __global__ void __launch_bounds__(kThreads, 4) delta_kernel(DeltaDecodeArgs args
 }  // namespace
 
 void prepare_decode_delta() {
-  allow_shared(delta_kernel, kPadDelta);
-  cudaFuncSetAttribute(delta_kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  allow_shared(delta_kernel<4>, kPadDelta);
+  for (auto* kernel : {delta_kernel<4>, delta_kernel<8>}) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100);
+  }
 }
 
 void decode_delta(const DeltaDecodeArgs& args, Stream stream) {
-  const dim3 grid(kDeltaHead / kDeltaColumnsPerBlock, kValueHeads, unsigned(args.step.sequences));
-  launch("decode_delta", delta_kernel, grid, kThreads, args.step.sequences == 1 ? kPadDelta : 0,
-         stream, true, args);
+  const int sequences = args.step.sequences;
+  const dim3 grid(kDeltaHead / kDeltaColumnsPerBlock, kValueHeads, unsigned(sequences));
+  // More CTAs than stand at once with four: the late ones would read their state late.
+  auto* kernel = sequences <= 4 ? delta_kernel<4> : delta_kernel<8>;
+  launch("decode_delta", kernel, grid, kThreads, sequences == 1 ? kPadDelta : 0, stream, true,
+         args);
 }
 
 }  // namespace nibble::cuda

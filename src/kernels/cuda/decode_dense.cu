@@ -242,8 +242,8 @@ __global__ void __launch_bounds__(256) router_kernel(RouterArgs args) {
 
 __global__ void __launch_bounds__(256) norm_kernel(RmsNormArgs args) {
   const NormWeights<256> norm(args.weight);
-  grid_wait();
   grid_release();
+  grid_wait();
   __shared__ __align__(16) bf16 x[kHidden];
   const int64_t from = args.row_index == nullptr ? blockIdx.x : args.row_index[blockIdx.x];
   norm_to_shared<256>(args.x + from * kHidden, norm, args.eps, x);

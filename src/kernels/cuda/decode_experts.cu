@@ -22,60 +22,65 @@ __device__ __forceinline__ const uint8_t* expert_of(const Bank& routed, const Ba
   return id == kExperts ? shared.data : routed.data + id * routed.stride;
 }
 
-/// An SM's whole share (at most 5 panels, 90 KiB) is asked for at once, one bulk copy and barrier
-/// per (panel, unit); warp = (unit, half of the panels). Panels run backwards: the shared expert is
-/// known first.
+/// An SM's whole share (at most 5 panels, 90 KiB) is asked for as the experts become known, one
+/// bulk copy and barrier per (panel, unit); warp = (unit, half of the panels). The shared expert's
+/// panels come first, then the routed ones by rank: warp 0 finds them, warps 8 to 15 ask.
 __global__ void __maxnreg__(56) gate_up_kernel(const __grid_constant__ ExpertsArgs args) {
   constexpr int kTiles = 5, kAllTiles = kSlots * kGateUpPanels;
   extern __shared__ __align__(128) uint8_t panels[];
   __shared__ uint64_t full[kTiles][8];
   __shared__ float partial[kTiles][8][16];
   __shared__ uint4 x_shared[kHidden / 8];
-  __shared__ int ids[16];
-  __shared__ float weights[16];
+  __shared__ int ids[kSlots];  // -1: not known yet
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, unit = warp % 8, group = warp / 8;
   const uint64_t policy = evict_first_policy();
-  auto tile_of = [&](int i) { return kAllTiles - 1 - int(blockIdx.x) - i * int(gridDim.x); };
-  auto issue = [&](int i, int expert) {
+  const auto tile_of = [&](int i) { return int(blockIdx.x) + i * int(gridDim.x); };
+  const auto slot_of = [](int tile) { return (tile / kGateUpPanels + kRouted) % kSlots; };
+  const auto issue = [&](int i, int expert) {
     barrier_expect(&full[i][unit], kUnitBytes);
     bulk_load(panels + i * kGateUpPanelBytes + unit * kUnitBytes,
               expert_of(args.gate_up, args.shared_gate_up, expert) +
                   size_t(tile_of(i) % kGateUpPanels) * kGateUpPanelBytes + unit * kUnitBytes,
               kUnitBytes, &full[i][unit], policy);
   };
-  const bool first_issued = group == 0 && tile_of(0) / kGateUpPanels == kRouted;
-  if (lane == 0) {
-    for (int i = group; i < kTiles; i += 2) barrier_init(&full[i][unit], 1);
+  if (threadIdx.x < kSlots) ids[threadIdx.x] = -1;
+  const bool first_issued = slot_of(tile_of(0)) == kRouted;
+  if (lane == 0 && group == 1) {
+    for (int i = 0; i < kTiles; ++i) barrier_init(&full[i][unit], 1);
     barrier_init_fence();
     if (first_issued) issue(0, kExperts);
   }
-  __syncwarp();
+  __syncthreads();
   grid_wait();
   grid_release();  // after the wait: down may then read the logits before its own
+  if (warp == 0) route_one_row(args.logits, ids, nullptr);
   if (group == 1) {
-    x_shared[threadIdx.x - 256] = static_cast<const uint4*>(args.x)[threadIdx.x - 256];
-  }
-  if (warp == 0) route_one_row(args.logits, ids, weights);
-  __syncthreads();
-  if (lane == 0) {
-    for (int i = group; i < kTiles; i += 2) {
-      if (tile_of(i) >= 0 && !(i == 0 && first_issued)) issue(i, ids[tile_of(i) / kGateUpPanels]);
+    const uint4 mine = static_cast<const uint4*>(args.x)[threadIdx.x - 256];
+    if (lane == 0) {
+      for (int i = first_issued ? 1 : 0; i < kTiles && tile_of(i) < kAllTiles; ++i) {
+        int expert = -1;
+        while (expert < 0) expert = *static_cast<volatile int*>(ids + slot_of(tile_of(i)));
+        issue(i, expert);
+      }
     }
+    __syncwarp();
+    x_shared[threadIdx.x - 256] = mine;
   }
+  __syncthreads();
   if (args.experts_out != nullptr && blockIdx.x == 0 && threadIdx.x < kRouted) {
     args.experts_out[threadIdx.x] = ids[threadIdx.x];
   }
   const int tile = tile_of(threadIdx.x / 8);
-  const bool is_writer = threadIdx.x < kTiles * 8 && tile >= 0;
+  const bool is_writer = threadIdx.x < kTiles * 8 && tile < kAllTiles;
   float2 scales = make_float2(0.0f, 0.0f);
   if (is_writer) {
-    const int expert = ids[tile / kGateUpPanels];
+    const int expert = ids[slot_of(tile)];
     scales = *reinterpret_cast<const float2*>(
         expert == kExperts ? args.shared_gate_up.scales : args.gate_up.scales + 2 * expert);
   }
 #pragma unroll 1
   for (int i = group; i < kTiles; i += 2) {
-    if (tile_of(i) < 0) break;
+    if (tile_of(i) >= kAllTiles) break;
     barrier_wait(&full[i][unit], 0);
     float acc[4][4] = {};
     multiply_unit_shared(panels + i * kGateUpPanelBytes + unit * kUnitBytes, x_shared + unit * 32,
@@ -94,7 +99,7 @@ __global__ void __maxnreg__(56) gate_up_kernel(const __grid_constant__ ExpertsAr
       gate += partial[i][u][r];
       up += partial[i][u][r + 8];
     }
-    static_cast<bf16*>(args.act)[tile / kGateUpPanels * kInner + tile % kGateUpPanels * 8 + r] =
+    static_cast<bf16*>(args.act)[slot_of(tile) * kInner + tile % kGateUpPanels * 8 + r] =
         __float2bfloat16(silu(gate * (scales.x * kUnitFix)) * (up * (scales.y * kUnitFix)));
   }
 }
@@ -148,59 +153,7 @@ __global__ void __launch_bounds__(kSlots* kDownUnits * 32, 2) down_kernel(Expert
   }
 }
 
-/// Warp = row; then the pairs sorted by expert.
-__global__ void __launch_bounds__(1024) route_rows_kernel(RouteRowsArgs args) {
-  __shared__ int ids[kMaxMmaRows][kSlots], count[kExperts + 1], place[kExperts + 1];
-  __shared__ float weights[kMaxMmaRows][kSlots];
-  __shared__ int warp_pairs[32], warp_active[32];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, e = threadIdx.x;
-  if (e <= kExperts) count[e] = 0;
-  grid_wait();
-  grid_release();
-  if (warp < args.rows) route_one_row(args.logits + warp * kLogitStride, ids[warp], weights[warp]);
-  __syncthreads();
-  const int pairs = args.rows * kSlots;
-  if (int(threadIdx.x) < pairs) {
-    const int row = threadIdx.x / kSlots, slot = threadIdx.x % kSlots;
-    atomicAdd(&count[ids[row][slot]], 1);
-    args.weights[threadIdx.x] = weights[row][slot];
-    if (args.experts_out != nullptr && slot < kRouted) {
-      args.experts_out[row * kRouted + slot] = ids[row][slot];
-    }
-  }
-  __syncthreads();
-  const int mine = e <= kExperts ? count[e] : 0;
-  int before = mine, active = mine > 0 ? 1 : 0;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const int other = __shfl_up_sync(~0u, before, offset);
-    const int other_active = __shfl_up_sync(~0u, active, offset);
-    if (lane >= offset) before += other, active += other_active;
-  }
-  if (lane == 31) warp_pairs[warp] = before, warp_active[warp] = active;
-  __syncthreads();
-  for (int w = 0; w < warp; ++w) before += warp_pairs[w], active += warp_active[w];
-  if (e <= kExperts) {
-    place[e] = before - mine;
-    args.table.first[e] = before - mine;
-    if (mine > 0) args.table.active[active - 1] = e;
-    if (e == kExperts) {
-      args.table.first[kExperts + 1] = before;
-      args.table.counts[0] = active;
-    }
-  }
-  __syncthreads();
-  if (int(threadIdx.x) < pairs) {
-    const int id = ids[threadIdx.x / kSlots][threadIdx.x % kSlots];
-    args.table.pairs[atomicAdd(&place[id], 1)] = threadIdx.x;
-  }
-}
-
 }  // namespace
-
-void decode_route_rows(const RouteRowsArgs& args, Stream stream) {
-  launch("decode_route_rows", route_rows_kernel, dim3(1), 1024, 0, stream, true, args);
-}
 
 void prepare_decode_experts() {
   allow_shared(gate_up_kernel, kPadGateUp);

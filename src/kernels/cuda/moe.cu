@@ -152,18 +152,15 @@ __global__ void __launch_bounds__(kThreads) down_generic_kernel(MoeArgs args) {
 template <typename Y>
 __global__ void __launch_bounds__(kThreads) combine_kernel(CombineArgs args) {
   const int64_t row = blockIdx.x, i = blockIdx.y * int64_t{kThreads} + threadIdx.x;
-  grid_wait();
-  grid_release();
   if (i >= args.n) return;
   const Y* y = static_cast<const Y*>(args.y) + row * args.slots * args.n + i;
-  const float base = args.accumulate ? args.out[row * args.n + i] : 0.0f;
   float sum = 0;
 #pragma unroll 9
   for (int slot = 0; slot < args.slots; ++slot) {
     const float weight = args.weights == nullptr ? 1.0f : args.weights[row * args.slots + slot];
     sum += weight * to_float(y[slot * args.n]);
   }
-  args.out[row * args.n + i] = base + sum;
+  args.out[row * args.n + i] = sum;
 }
 
 // ---------------------------------------------------------------- units, few rows per expert
@@ -195,28 +192,19 @@ __device__ __forceinline__ void multiply_unit(const UnitRegisters& u, const bf16
   }
 }
 
-/// The bank's matrix of expert e and its scales (one or two floats).
-__device__ __forceinline__ const uint8_t* expert_data(const MoeArgs& args, int e) {
-  return e == args.bank.num_experts ? args.shared.data : args.bank.data + e * args.bank.stride;
-}
-__device__ __forceinline__ const float* expert_scales(const MoeArgs& args, int e, int per_expert) {
-  return e == args.bank.num_experts ? args.shared.scales : args.bank.scales + e * per_expert;
-}
-
 __global__ void __launch_bounds__(kThreads, 4) gate_up_units_kernel(MoeArgs args) {
   __shared__ float partial[8][16][8];
   __shared__ int pair_of[8];
-  grid_wait();
-  grid_release();
   if (int(blockIdx.y) >= args.table.counts[0]) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int e = args.table.active[blockIdx.y], units = int(args.bank.k / kUnitK);
   const int64_t intermediate = args.bank.n / 2;
-  const uint8_t* panel = expert_data(args, e) + int64_t(blockIdx.x) * units * kUnitBytes;
+  const uint8_t* panel =
+      args.bank.data + e * args.bank.stride + int64_t(blockIdx.x) * units * kUnitBytes;
   UnitRegisters u;
   if (warp < units) u.load(panel + warp * kUnitBytes);
   const int end = args.table.first[e + 1];
-  const float* scales = expert_scales(args, e, 2);
+  const float* scales = args.bank.scales + 2 * e;
   const float gate_scale = scales[0] * kUnitFix, up_scale = scales[1] * kUnitFix;
   for (int first = args.table.first[e]; first < end; first += 8) {
     const int columns = min(8, end - first);
@@ -251,16 +239,14 @@ __global__ void __launch_bounds__(kThreads, 4) gate_up_units_kernel(MoeArgs args
 }
 
 __global__ void __launch_bounds__(kThreads, 4) down_units_kernel(MoeArgs args) {
-  grid_wait();
-  grid_release();
   if (int(blockIdx.y) >= args.table.counts[0]) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int64_t panel = blockIdx.x * int64_t{8} + warp;
   if (panel * 16 >= args.bank.n) return;
   const int e = args.table.active[blockIdx.y], units = int(args.bank.k / kUnitK);
-  const uint8_t* from = expert_data(args, e) + panel * units * kUnitBytes;
+  const uint8_t* from = args.bank.data + e * args.bank.stride + panel * units * kUnitBytes;
   const int end = args.table.first[e + 1];
-  const float scale = expert_scales(args, e, 1)[0] * kUnitFix;
+  const float scale = args.bank.scales[e] * kUnitFix;
   for (int first = args.table.first[e]; first < end; first += 8) {
     const int pair = g < min(8, end - first) ? args.table.pairs[first + g] : -1;
     const bf16* column = pair < 0 ? nullptr : static_cast<const bf16*>(args.x) + pair * args.bank.k;
@@ -286,9 +272,8 @@ int64_t pairs_of(const MoeArgs& args) {
 
 /// Experts that may be active: the second grid axis.
 unsigned active_bound(const MoeArgs& args) {
-  const int64_t pairs = pairs_of(args),
-                experts = args.bank.num_experts + (args.shared.data ? 1 : 0);
-  return static_cast<unsigned>(pairs < experts ? pairs : experts);
+  const int64_t pairs = pairs_of(args);
+  return static_cast<unsigned>(pairs < args.bank.num_experts ? pairs : args.bank.num_experts);
 }
 
 }  // namespace
@@ -328,18 +313,18 @@ bool can_moe_down_units(const MoeArgs& args) {
 
 void moe_gate_up_units(const MoeArgs& args, Stream stream) {
   const dim3 grid(unsigned(args.bank.n / 16), active_bound(args));
-  launch("moe_gate_up_units", gate_up_units_kernel, grid, kThreads, 0, stream, args.chained, args);
+  launch("moe_gate_up_units", gate_up_units_kernel, grid, kThreads, 0, stream, false, args);
 }
 
 void moe_down_units(const MoeArgs& args, Stream stream) {
   const dim3 grid(ceil_div(args.bank.n / 16, 8), active_bound(args));
-  launch("moe_down_units", down_units_kernel, grid, kThreads, 0, stream, args.chained, args);
+  launch("moe_down_units", down_units_kernel, grid, kThreads, 0, stream, false, args);
 }
 
 void moe_combine(const CombineArgs& args, Stream stream) {
   auto* kernel = args.y_type == Element::bf16 ? combine_kernel<bf16> : combine_kernel<float>;
   launch("moe_combine", kernel, dim3(unsigned(args.rows), ceil_div(args.n, kThreads)), kThreads, 0,
-         stream, args.chained, args);
+         stream, false, args);
 }
 
 }  // namespace nibble::cuda

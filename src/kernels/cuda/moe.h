@@ -56,8 +56,6 @@ struct MoeArgs {
   Element out_type;
   int64_t rows;
   int32_t slots;
-  Bank shared = {};  // units kernels: the expert behind the last one, where data is not null
-  bool chained = false;  // the launch may overlap the kernel before it (common.cuh, PDL)
   bool rounds_weights = false;  // generic kernels: NVFP4 weights as fp8_nvfp4_rows() makes them
 };
 
@@ -80,8 +78,6 @@ struct CombineArgs {
   float* out;
   int64_t rows, n;
   int32_t slots;
-  bool accumulate = false;  // out += instead
-  bool chained = false;
 };
 void moe_combine(const CombineArgs& args, Stream stream);
 

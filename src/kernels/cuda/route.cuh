@@ -7,8 +7,8 @@
 namespace nibble::cuda {
 
 /// Top 8 of 256 logits and their softmax, by one warp; ties: lowest index. logits[256] is the
-/// shared gate. Reads past L1, so it may run before grid_wait(). ids and weights: falling order,
-/// shared last.
+/// shared gate. Reads past L1, so it may run before grid_wait(). ids and weights (null: not
+/// wanted): falling order, shared last; an id is in memory as soon as it is known.
 __device__ __forceinline__ void route_one_row(const float* logits, int* ids, float* weights) {
   const int lane = threadIdx.x % 32;
   uint32_t key[8];  // monotone in the logit, 0 = taken; the lane holds experts 8 * lane .. + 7
@@ -22,7 +22,6 @@ __device__ __forceinline__ void route_one_row(const float* logits, int* ids, flo
   }
   const float shared_gate = load_l2(logits + kExperts);
   uint32_t chosen_key = 0, top_key = 0;
-  int chosen_id = 0;
 #pragma unroll
   for (int rank = 0; rank < kRouted; ++rank) {
     uint32_t best[4];
@@ -48,15 +47,18 @@ __device__ __forceinline__ void route_one_row(const float* logits, int* ids, flo
 #pragma unroll
     for (int i = 0; i < 8; ++i) key[i] &= lane == winner && at[0] == i ? 0u : ~0u;
     if (rank == 0) top_key = winner_key;
-    if (lane == rank) chosen_key = winner_key, chosen_id = id;
+    if (lane == rank) chosen_key = winner_key;
+    if (lane == 0) *static_cast<volatile int*>(ids + rank) = id;
   }
+  if (lane == 0) ids[kRouted] = kExperts;
+  if (weights == nullptr) return;
   const auto logit = [](uint32_t k) {
     return __uint_as_float(k & 0x80000000u ? k & 0x7fffffffu : ~k);
   };
   const float e = lane < kRouted ? expf(logit(chosen_key) - logit(top_key)) : 0.0f;
   const float sum = warp_sum(e);
-  if (lane < kRouted) ids[lane] = chosen_id, weights[lane] = e / sum;
-  if (lane == kRouted) ids[lane] = kExperts, weights[lane] = sigmoid(shared_gate);
+  if (lane < kRouted) weights[lane] = e / sum;
+  if (lane == kRouted) weights[lane] = sigmoid(shared_gate);
   __syncwarp();
 }
 
