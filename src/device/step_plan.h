@@ -41,12 +41,18 @@ struct StateSave {
   int32_t slot;  // receives recurrent state and convolution window
 };
 
+/// Pages that hold `kv_len` rows.
+constexpr int32_t kv_pages(int32_t kv_len) {
+  return (kv_len + kPageTokens - 1) / kPageTokens;
+}
+
 struct StepPlan {
   int32_t num_rows = 0;
   int32_t num_sequences = 0;
   int32_t num_logit_rows = 0;
   int32_t num_state_saves = 0;
   int32_t page_table_stride = 0;  // pages per sequence in page_table
+  int32_t num_kv_pages = 0;  // that hold the sequences' kv_len rows, summed over the sequences
 
   const int32_t* token_ids = nullptr;  // [rows]
   const int32_t* positions = nullptr;  // [rows][3]: T, H, W rotary positions; not the KV index

@@ -65,6 +65,9 @@ struct MoeWeights {
   PackedExperts gate_up, down;
   PackedExperts shared_gate_up, shared_down;  // num_experts 1
   PackedLinear shared_expert_gate;  // [1, H]
+  /// Norm of the block that reads this one's output next, if nothing writes it in between: a device
+  /// may do it here. Null: not known.
+  const float* next_norm = nullptr;
 };
 
 struct HeadWeights {

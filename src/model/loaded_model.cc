@@ -329,6 +329,11 @@ class ModelLoader {
   std::byte* embedding_;
 };
 
+const float* input_norm(const LayerWeights& layer) {
+  return layer.type == formats::LayerType::full_attention ? layer.attention.input_norm
+                                                          : layer.delta_net.input_norm;
+}
+
 // The first error of several threads; the others stop at their next part.
 class FirstError {
  public:
@@ -372,6 +377,8 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(device::Device& device, W
   });
   device.synchronize();
   NIBBLE_RETURN_IF_ERROR(error.result());
+  std::vector<LayerWeights>& layers = model->weights_.layers;
+  for (size_t i = 1; i < layers.size(); ++i) layers[i - 1].moe.next_norm = input_norm(layers[i]);
   progress(parts, parts);
   return model;
 }

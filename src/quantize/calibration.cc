@@ -42,6 +42,7 @@ struct SequenceRun {
     out.num_rows = step.q_len;
     out.num_sequences = 1;
     out.page_table_stride = static_cast<int32_t>(pages.size());
+    out.num_kv_pages = device::kv_pages(step.kv_len);
     out.token_ids = tokens.data();
     out.positions = positions.data();
     out.row_sequence = row_sequence.data();

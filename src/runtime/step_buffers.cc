@@ -84,6 +84,10 @@ const device::StepPlan& StepBuffers::load(const Step& step) {
   plan_.num_sequences = static_cast<int32_t>(sequences);
   plan_.num_logit_rows = static_cast<int32_t>(step.logit_rows.size());
   plan_.num_state_saves = static_cast<int32_t>(step.state_saves.size());
+  plan_.num_kv_pages = 0;
+  for (const device::SequenceStep& s : step.sequences) {
+    plan_.num_kv_pages += device::kv_pages(s.kv_len);
+  }
   const size_t page_bytes =
       sequences * static_cast<size_t>(capacity_.pages_per_sequence) * sizeof(int32_t);
   const auto put = [&](size_t offset, const void* host, size_t bytes) {

@@ -38,6 +38,12 @@ std::vector<StepCase> step_cases() {
         {kPrefill, 130, 64, 192, 2, 2},
         {kPrefill, 194, 5, 69, 3, 4}},
        {{0, 64, 8}, {0, 128, 9}, {1, 192, 10}}},
+      {"prefill of 4 behind long contexts",
+       {{kPrefill, 0, 64, 640, 1, 1},
+        {kPrefill, 64, 33, 609, 2, 2},
+        {kPrefill, 97, 100, 600, 3, 3},
+        {kPrefill, 197, 17, 529, 4, 4}},
+       {}},
       {"both in one step",
        {{kDecode, 0, 1, 100, 1, 1}, {kPrefill, 1, 33, 97, 2, 3}, {kPrefill, 34, 200, 264, 5, 6}},
        {}}};
@@ -56,6 +62,7 @@ int64_t cached_tokens(const StepCase& c) {
 device::StepPlan make_plan(const StepCase& c, Buffers& buffers) {
   std::vector<int32_t> row_sequence, pages, positions, tokens, logit_rows;
   const auto sequences = static_cast<int32_t>(c.sequences.size());
+  int32_t num_kv_pages = 0;
   for (int32_t s = 0; s < sequences; ++s) {
     const device::SequenceStep& step = c.sequences[static_cast<size_t>(s)];
     for (int32_t i = 0; i < step.q_len; ++i) {
@@ -66,6 +73,7 @@ device::StepPlan make_plan(const StepCase& c, Buffers& buffers) {
       }
     }
     logit_rows.push_back(step.first_row + step.q_len - 1);
+    num_kv_pages += device::kv_pages(step.kv_len);
     for (int32_t p = 0; p < kPagesPerSequence; ++p) {
       pages.push_back((p * sequences + s) * 7 % (sequences * kPagesPerSequence));
     }
@@ -78,6 +86,7 @@ device::StepPlan make_plan(const StepCase& c, Buffers& buffers) {
   plan.num_logit_rows = sequences;
   plan.num_state_saves = static_cast<int32_t>(c.saves.size());
   plan.page_table_stride = kPagesPerSequence;
+  plan.num_kv_pages = num_kv_pages;
   plan.token_ids = buffers.put(tokens);
   plan.positions = buffers.put(positions);
   plan.row_sequence = buffers.put(row_sequence);

@@ -51,6 +51,7 @@ TEST_F(StepMemoryTest, APlanHoldsTheStepAtFixedAddresses) {
   EXPECT_EQ(plan.num_logit_rows, 2);
   EXPECT_EQ(plan.num_state_saves, 1);
   EXPECT_EQ(plan.page_table_stride, 4);
+  EXPECT_EQ(plan.num_kv_pages, 3);
   EXPECT_TRUE(std::equal(step.token_ids.begin(), step.token_ids.end(), plan.token_ids));
   EXPECT_TRUE(std::equal(step.positions.begin(), step.positions.end(), plan.positions));
   const int32_t row_sequence[] = {0, 1, 1};
@@ -71,6 +72,7 @@ TEST_F(StepMemoryTest, APlanHoldsTheStepAtFixedAddresses) {
   step.token_ids[0] = 99;
   EXPECT_EQ(buffers->load(step).token_ids, tokens);
   EXPECT_EQ(tokens[0], 99);
+  EXPECT_EQ(plan.num_kv_pages, 3);  // counted anew
   EXPECT_EQ(buffers->sample_plan(100).rows, rows);
 }
 

@@ -143,6 +143,7 @@ std::vector<float> ModelHarness::step(const std::vector<SequenceInput>& inputs,
   plan.num_sequences = static_cast<int32_t>(sequences.size());
   plan.num_logit_rows = plan.num_rows;
   plan.page_table_stride = pages_per_sequence_;
+  for (const device::SequenceStep& s : sequences) plan.num_kv_pages += device::kv_pages(s.kv_len);
   plan.token_ids = put(step_.token_ids, tokens);
   plan.positions = put(step_.positions, positions);
   plan.row_sequence = put(step_.row_sequence, row_sequence);

@@ -339,6 +339,7 @@ void CudaDevice::fused_experts_rows(const StepPlan& plan, const MoeWeights& weig
 
 void CudaDevice::moe_block(const StepPlan& plan, const MoeWeights& weights,
                            ConstTensorView residual, TensorView out, Accumulate accumulate) {
+  done_norm_ = {};
   // Only the grouped products know E4M3 operands.
   const bool grouped = plan.num_rows > cuda::kMaxMmaRows || rounds_to_fp8(plan);
   const bool kernels = grouped ? has_wgmma() : has_decode_kernels();

@@ -163,6 +163,14 @@ Result<void> CudaDevice::open() {
   if (status == cudaSuccess) {
     status = cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking);
   }
+  if (status == cudaSuccess) {
+    status = cudaStreamCreateWithFlags(side_stream_.out(), cudaStreamNonBlocking);
+  }
+  for (CudaEvent* event : {&side_begin_, &side_end_}) {
+    if (status == cudaSuccess) {
+      status = cudaEventCreateWithFlags(event->out(), cudaEventDisableTiming);
+    }
+  }
   if (status != cudaSuccess) return cuda_error(status, "opening " + info_.name);
   NIBBLE_RETURN_IF_ERROR(lanes_.open(ordinal_, stream_.get()));
   NIBBLE_RETURN_IF_ERROR(gemm_.open());
@@ -209,6 +217,12 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   const auto head_dim = static_cast<int32_t>(spec.head_dim);
   pieces.take(scratch->attention,
               static_cast<int64_t>(cuda::attention_scratch_floats(rows, heads, head_dim)));
+  if (has_wgmma() && head_dim == cuda::kPrefillHeadDim) {
+    const auto page_bytes = cuda::prefill_attention_page_bytes(spec.attention_kv_heads);
+    pieces.take(scratch->attention_tiles,
+                attention_page_capacity(rows) * static_cast<int64_t>(page_bytes));
+    pieces.take(scratch->attention_softmax, rows * heads * 8);
+  }
   pieces.take(scratch->delta, static_cast<int64_t>(cuda::delta_scratch_floats(
                                   rows, static_cast<int32_t>(spec.value_heads))));
   pieces.take(scratch->prefill_delta, static_cast<int64_t>(cuda::prefill_delta_bytes(
@@ -261,7 +275,7 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
   pieces.take(table.pairs, all_pairs);
   pieces.take(table.position, all_pairs);
   pieces.take(table.first, cuda::kExperts + 1);
-  pieces.take(table.count, cuda::kExperts + 1);
+  pieces.take(table.count, (cuda::kExperts + 1) * cuda::kCountStride);
   pieces.take(table.counts, 8);
   table.tile_capacity = cuda::prefill_tile_capacity(all_pairs);
   pieces.take(table.tiles, int64_t{4} * table.tile_capacity);
@@ -323,6 +337,7 @@ cuda::Step CudaDevice::step_of(const StepPlan& plan) const {
 }
 
 void CudaDevice::embed(const StepPlan& plan, ConstTensorView table, TensorView hidden) {
+  done_norm_ = {};
   const bool overridden = plan.override_index != nullptr;
   cuda::embed(
       {.table = table.data(),

@@ -117,6 +117,8 @@ class CudaDevice final : public Device {
   /// Buffers besides the named activations, views of one allocation.
   struct Scratch {
     float* attention = nullptr;
+    std::byte* attention_tiles = nullptr;  // expanded pages of a pass of prefill attention
+    float* attention_softmax = nullptr;  // [rows][heads][8]
     float* delta = nullptr;
     std::byte* prefill_delta = nullptr;
     std::byte* expert_outputs = nullptr;  // [pairs][H] f32
@@ -149,7 +151,19 @@ class CudaDevice final : public Device {
     return experts.empty() ? scratch_.shared : scratch_.routed;
   }
   cuda::Step step_of(const StepPlan& plan) const;
-  void gemm(const cuda::LinearArgs& args);
+  /// Pages of a pass of prefill attention: sums are carried on in memory once in four times the
+  /// rows of a step.
+  static int32_t attention_page_capacity(int64_t max_rows);
+  cuda::PrefillAttentionArgs prefill_attention_args(const StepPlan& plan,
+                                                    const AttentionWeights& weights,
+                                                    const KvLayer& cache) const;
+  /// Where a product runs, and for how many multiprocessors it is planned (0: all).
+  struct GemmPlace {
+    cudaStream_t stream;
+    int32_t multiprocessors;
+  };
+  GemmPlace everywhere() const { return {stream_.get(), 0}; }
+  void gemm(const cuda::LinearArgs& args, const GemmPlace& place);
   cuda::LinearArgs linear_args(ConstTensorView x, const PackedLinear& weight, TensorView out,
                                Accumulate accumulate) const;
   /// Whether cuBLASLt multiplies this weight as E4M3.
@@ -158,7 +172,7 @@ class CudaDevice final : public Device {
   }
   void to_fp8(ConstTensorView x);
   void round_rows(ConstTensorView x, void* out);
-  void multiply_fp8(const cuda::LinearArgs& args);
+  void multiply_fp8(const cuda::LinearArgs& args, const GemmPlace& place);
   void multiply_rounded(const cuda::LinearArgs& args);
   cuda::Fp4Rows to_fp4(const void* x, int64_t rows, int64_t k);
   const void* round_to_fp4(const void* x, int64_t rows, int64_t k);
@@ -198,6 +212,8 @@ class CudaDevice final : public Device {
                    const StateLayer& cache) const;
   void prefill_norm(const StepPlan& plan, const float* weight, ConstTensorView residual,
                     TensorView out, bool keeps_bf16);
+  cuda::PrefillNormArgs mixer_norm_args(const StepPlan& plan, const float* weight,
+                                        ConstTensorView residual, TensorView out) const;
   void project_norm(const StepPlan& plan, ConstTensorView norm, const PackedLinear& weight,
                     TensorView out);
   void prefill_attention_block(const StepPlan& plan, const AttentionWeights& weights,
@@ -206,6 +222,11 @@ class CudaDevice final : public Device {
   void prefill_delta_block(const StepPlan& plan, const DeltaNetWeights& weights,
                            const StateLayer& cache, ConstTensorView residual, TensorView out,
                            Accumulate accumulate);
+  DType gate_dtype(const StepPlan& plan) const {
+    return rounds_to_fp8(plan) ? DType::bf16 : DType::f32;
+  }
+  void project_z_around_scan(const StepPlan& plan, const DeltaNetWeights& weights,
+                             ConstTensorView norm, TensorView z);
   void grouped_experts(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
   void grouped_products(const MoeWeights& weights, int64_t rows, bool fp8);
   void fused_experts_rows(const StepPlan& plan, const MoeWeights& weights, TensorView hidden);
@@ -213,6 +234,17 @@ class CudaDevice final : public Device {
   int ordinal_;
   CudaDeviceInfo info_;
   CudaStream stream_;
+  /// The norm that workspace_.norm (and the E4M3 rows) hold already, done beside the last block's
+  /// sums: for whom and of what. Every block that does not take it forgets it.
+  struct DoneNorm {
+    const float* weight = nullptr;
+    const void* h = nullptr;
+    int64_t rows = 0;
+    bool operator==(const DoneNorm&) const = default;
+  };
+  DoneNorm done_norm_;
+  CudaStream side_stream_;  // products beside kernels that leave multiprocessors idle
+  CudaEvent side_begin_, side_end_;
   UploadLanes lanes_;
   Gemm gemm_;
   CudaBytes workspace_memory_;

@@ -45,7 +45,7 @@ void CudaDevice::round_rows(ConstTensorView x, void* out) {
 }
 
 /// args.x: not looked at; the rows are in the scratch.
-void CudaDevice::multiply_fp8(const cuda::LinearArgs& args) {
+void CudaDevice::multiply_fp8(const cuda::LinearArgs& args, const GemmPlace& place) {
   const cuda::Weight& w = args.weight;
   GemmArgs product{.x = scratch_.fp8.rows,
                    .w = w.data,
@@ -57,10 +57,11 @@ void CudaDevice::multiply_fp8(const cuda::LinearArgs& args) {
                    .n = w.n,
                    .k = w.k,
                    .y_stride = args.out_stride,
+                   .multiprocessors = place.multiprocessors,
                    .x_scales = scratch_.fp8.row_scales,
                    .w_scales = scratch_.fp8.ones};
   if (w.format == cuda::Format::fp8) {
-    gemm_.run(product, scratch_.gemm, stream_.get());
+    gemm_.run(product, scratch_.gemm, place.stream);
     return;
   }
   product.w = scratch_.dequantized;
@@ -74,16 +75,16 @@ void CudaDevice::multiply_fp8(const cuda::LinearArgs& args) {
     product.n = std::min(step, w.n - first);
     product.y = output_column(args, first);
     if (w.format == cuda::Format::nvfp4) {
-      cuda::fp8_nvfp4_rows(w, first, product.n, scratch_.dequantized, stream_.get());
+      cuda::fp8_nvfp4_rows(w, first, product.n, scratch_.dequantized, place.stream);
     } else {
       cuda::fp8_rows({.x = bf16_row(w, first),
                       .rows = product.n,
                       .k = w.k,
                       .out = scratch_.dequantized,
                       .scales = scratch_.fp8.weight_scales},
-                     stream_.get());
+                     place.stream);
     }
-    gemm_.run(product, scratch_.gemm, stream_.get());
+    gemm_.run(product, scratch_.gemm, place.stream);
   }
 }
 
@@ -133,7 +134,7 @@ void CudaDevice::project(const StepPlan& plan, ConstTensorView x, const PackedLi
   const cuda::LinearArgs args = linear_args(x, weight, out, accumulate);
   if (takes_fp8(weight)) {
     to_fp8(x);
-    multiply_fp8(args);
+    multiply_fp8(args, everywhere());
   } else {
     multiply_rounded(args);
   }

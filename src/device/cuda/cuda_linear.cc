@@ -115,7 +115,7 @@ void CudaDevice::pack_gate_up(const formats::LinearWeight& gate, const formats::
   }
 }
 
-void CudaDevice::gemm(const cuda::LinearArgs& args) {
+void CudaDevice::gemm(const cuda::LinearArgs& args, const GemmPlace& place) {
   const cuda::Weight& w = args.weight;
   GemmArgs product{.x = args.x,
                    .w = w.data,
@@ -126,9 +126,10 @@ void CudaDevice::gemm(const cuda::LinearArgs& args) {
                    .m = args.m,
                    .n = w.n,
                    .k = w.k,
-                   .y_stride = args.out_stride};
+                   .y_stride = args.out_stride,
+                   .multiprocessors = place.multiprocessors};
   if (w.format == cuda::Format::bf16) {
-    gemm_.run(product, scratch_.gemm, stream_.get());
+    gemm_.run(product, scratch_.gemm, place.stream);
     return;
   }
   // Decoded to BF16 (exact) in row slices: columns of y.
@@ -138,8 +139,8 @@ void CudaDevice::gemm(const cuda::LinearArgs& args) {
     product.n = std::min(step, w.n - first);
     product.w = scratch_.dequantized;
     product.y = static_cast<std::byte*>(args.out) + first * y_bytes;
-    cuda::dequantize(w, first, product.n, scratch_.dequantized, stream_.get());
-    gemm_.run(product, scratch_.gemm, stream_.get());
+    cuda::dequantize(w, first, product.n, scratch_.dequantized, place.stream);
+    gemm_.run(product, scratch_.gemm, place.stream);
   }
 }
 
@@ -171,7 +172,7 @@ void CudaDevice::linear(ConstTensorView x, const PackedLinear& weight, TensorVie
   if (cuda::can_linear_mma(args)) {
     cuda::linear_mma(args, stream_.get());
   } else if (can_gemm && args.m > cuda::kMaxMmaRows) {
-    gemm(args);
+    gemm(args, everywhere());
   } else {
     cuda::linear_generic(args, stream_.get());
   }

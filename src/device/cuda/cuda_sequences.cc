@@ -45,6 +45,31 @@ void CudaDevice::kv_store(const StepPlan& plan, const AttentionWeights& weights,
                  stream_.get());
 }
 
+int32_t CudaDevice::attention_page_capacity(int64_t max_rows) {
+  return static_cast<int32_t>((4 * max_rows + kPageTokens - 1) / kPageTokens);
+}
+
+cuda::PrefillAttentionArgs CudaDevice::prefill_attention_args(const StepPlan& plan,
+                                                              const AttentionWeights& weights,
+                                                              const KvLayer& cache) const {
+  NIBBLE_CHECK(plan.num_kv_pages > 0, "the plan counts no pages", plan.num_rows);
+  return {.step = step_of(plan),
+          .cache = cache_of(cache),
+          .q = nullptr,
+          .q_bf16 = nullptr,
+          .core = nullptr,
+          .gate = nullptr,
+          .gate_type = cuda::Element::f32,
+          .gate_stride = 0,
+          .gated = nullptr,
+          .num_heads = static_cast<int32_t>(weights.num_heads),
+          .num_kv_heads = static_cast<int32_t>(weights.num_kv_heads),
+          .num_pages = plan.num_kv_pages,
+          .page_capacity = attention_page_capacity(spec_.max_rows),
+          .tiles = scratch_.attention_tiles,
+          .softmax = scratch_.attention_softmax};
+}
+
 void CudaDevice::attention(const StepPlan& plan, const AttentionWeights& weights,
                            const KvLayer& cache, ConstTensorView q, TensorView core) {
   const auto kv_heads = static_cast<int32_t>(weights.num_kv_heads);
@@ -60,17 +85,10 @@ void CudaDevice::attention(const StepPlan& plan, const AttentionWeights& weights
       .num_splits = cuda::attention_splits(plan.num_rows, plan.num_sequences, kv_heads),
       .exact_products = arithmetic() == Arithmetic::f32};
   if (has_wgmma() && plan.num_rows > plan.num_sequences && cuda::can_prefill_attention(args)) {
-    cuda::prefill_attention({.step = args.step,
-                             .cache = args.cache,
-                             .q = args.q,
-                             .q_bf16 = nullptr,
-                             .core = args.core,
-                             .gate = nullptr,
-                             .gate_stride = 0,
-                             .gated = nullptr,
-                             .num_heads = args.num_heads,
-                             .num_kv_heads = args.num_kv_heads},
-                            stream_.get());
+    cuda::PrefillAttentionArgs prefill = prefill_attention_args(plan, weights, cache);
+    prefill.q = args.q;
+    prefill.core = args.core;
+    cuda::prefill_attention(prefill, stream_.get());
   } else {
     cuda::attention(args, stream_.get());
   }

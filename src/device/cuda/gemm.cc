@@ -60,7 +60,8 @@ void Gemm::set_scales(const Shape& shape, const GemmArgs& args) {
 }
 
 const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
-  const Key key{args.m, args.n, args.k, args.y_stride, args.y_is_bf16, args.is_fp8()};
+  const Key key{
+      args.m, args.n, args.k, args.y_stride, args.y_is_bf16, args.is_fp8(), args.multiprocessors};
   const auto found = shapes_.find(key);
   if (found != shapes_.end()) return found->second;
   Shape shape;
@@ -68,6 +69,11 @@ const Gemm::Shape& Gemm::shape_of(const GemmArgs& args) {
   const cublasOperation_t transposed = CUBLAS_OP_T;
   check(lt_.desc_set(shape.product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
         "transpose");
+  if (args.multiprocessors > 0) {
+    check(lt_.desc_set(shape.product, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, &args.multiprocessors,
+                       sizeof(args.multiprocessors)),
+          "multiprocessors");
+  }
   if (args.is_fp8()) {
     const int32_t by_row = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     for (const auto mode : {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_MODE}) {

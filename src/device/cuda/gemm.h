@@ -24,6 +24,7 @@ struct GemmArgs {
   float alpha;
   int64_t m, n, k;
   int64_t y_stride;  // elements from row to row
+  int32_t multiprocessors = 0;  // to plan for; 0: all
   // Of E4M3 x and W: a factor for each row. Both, or neither (BF16).
   const float* x_scales = nullptr;
   const float* w_scales = nullptr;
@@ -50,7 +51,7 @@ class Gemm {
     cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
     cublasLtMatmulAlgo_t algorithm = {};
   };
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool, bool>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, bool, bool, int32_t>;
   /// The functions of the library that are used.
   struct Functions {
     decltype(&cublasLtCreate) create = nullptr;

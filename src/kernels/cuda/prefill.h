@@ -16,13 +16,16 @@ struct Tile {
   int32_t expert, first, count, row_tile, columns;
 };
 
+/// Counters lie in lines of their own: additions to one line wait for each other.
+constexpr int32_t kCountStride = 32;
+
 struct PrefillTable {
   int32_t* experts;  // [pairs]
   float* weights;  // [pairs]
   int32_t* pairs;  // sorted by expert
   int32_t* position;  // [pairs] place of a pair in `pairs`
   int32_t* first;  // [257] begin of each expert's pairs
-  int32_t* count;  // [257] pairs of each expert
+  int32_t* count;  // [257][kCountStride] pairs of each expert; zero between steps
   int32_t* counts;  // tiles: gate_up wide, narrow; down wide, narrow
   Tile* tiles;  // the four lists, tile_capacity each
   int32_t tile_capacity;
@@ -76,22 +79,30 @@ struct PrefillFp8SlotsArgs {
 };
 void prefill_fp8_slots(const PrefillFp8SlotsArgs& args, Stream stream);
 
-/// h[row] += sum over the nine pairs in slot order of weight * y.
+/// h[row] += sum over the nine pairs in slot order of weight * y; then, unless next.weight is null,
+/// the norm of the new h (next.h is not looked at).
 void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t rows,
-                     Stream stream);
+                     const PrefillNormArgs& next, Stream stream);
 
+constexpr int32_t kPrefillHeadDim = 256;
 /// Causal attention of any rows, heads of 256, eight queries per KV head, BF16 or FP8 pages.
 struct PrefillAttentionArgs {
   Step step;
   KvCache cache;
   const float* q;  // [rows][heads * 256], or null with q_bf16
   const void* q_bf16;
-  float* core;  // [rows][heads * 256], or null with gated
-  const float* gate;  // of head h of a row: gate[row * gate_stride + h * 512 ..]
+  float* core;  // [rows][heads * 256]: the result, or with gated only room for sums
+  const void* gate;  // of head h of a row: gate[row * gate_stride + h * 512 ..]
+  Element gate_type;  // f32, bf16
   int64_t gate_stride;
   void* gated;  // bf16 [rows][heads * 256]: core * sigmoid(gate)
   int32_t num_heads, num_kv_heads;
+  int32_t num_pages;  // of all sequences: StepPlan::num_kv_pages
+  int32_t page_capacity;  // pages of a pass; a step of more needs core and softmax between passes
+  void* tiles;  // page_capacity * prefill_attention_page_bytes
+  float* softmax;  // [rows][heads][8]
 };
+size_t prefill_attention_page_bytes(int64_t num_kv_heads);
 bool can_prefill_attention(const AttentionArgs& args);
 void prefill_attention(const PrefillAttentionArgs& args, Stream stream);
 
@@ -117,14 +128,19 @@ struct PrefillDeltaArgs {
   void* core;  // f16 [rows][value_heads * 128]
 };
 size_t prefill_delta_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_value_heads);
-void prefill_delta(const PrefillDeltaArgs& args, Stream stream);
+/// First what does not wait for the state, on every multiprocessor, then the scan over chunks, on
+/// prefill_scan_blocks of them.
+void prefill_delta_terms(const PrefillDeltaArgs& args, Stream stream);
+void prefill_delta_scan(const PrefillDeltaArgs& args, Stream stream);
+int64_t prefill_scan_blocks(int64_t sequences, int32_t num_value_heads);
 
 /// out = bf16(rms_norm(core) * weight * silu(z)), heads of 128; where fp8_scales is not null, as
 /// E4M3 rows (fp8_rows.h) of kFp8GatedHeads heads.
 constexpr int64_t kFp8GatedHeads = 32;
 struct PrefillGatedNormArgs {
   const void* core;  // f16
-  const float* z;
+  const void* z;
+  Element z_type;  // f32, bf16
   const float* weight;
   void* out;
   int64_t rows, heads;
@@ -137,9 +153,11 @@ void prefill_gated_norm(const PrefillGatedNormArgs& args, Stream stream);
 struct PrefillRotaryArgs {
   Step step;
   KvCache cache;
-  const float* q_gate;  // [rows][heads][512]: query, gate
-  const float* k;  // [rows][kv_heads * 256]
+  const void* q_gate;  // [rows][heads][512]: query, gate
+  Element q_gate_type;  // f32, bf16
+  const float* k;  // [rows][kv_heads * 256], row stride kv_stride
   const float* v;
+  int64_t kv_stride;
   const float* q_norm;
   const float* k_norm;
   const float* inverse_frequencies;

@@ -1,11 +1,12 @@
 // Causal attention of prefill rows on wgmma: heads of 256, eight queries per KV head, paged BF16 or
 // FP8 keys and values.
 //
-// CTA = (16 tokens of one sequence, KV head): 128 rows = token * 8 + head. One producer warpgroup
-// brings pages of 64 keys into two-stage rings of swizzled BF16 tiles (BF16 by cp.async; FP8
-// decoded from a staging buffer, exact); two consumer warpgroups of 64 rows each: S = Q K^T of a
-// page is queued together with O += P V of the page before, the softmax runs beside it. q and P are
-// rounded to BF16. ptxas: both waits, then fence and wgmmas in one block, or it serialises them
+// A window of pages is first expanded to BF16 tiles in wgmma's swizzle (FP8 codes are exact in
+// BF16), so that every CTA only copies. CTA = (16 tokens of one sequence, KV head): 128 rows =
+// token * 8 + head. One thread fills rings of keys and values; two consumer warpgroups of 64 rows
+// each: S = Q K^T of a page is queued together with O += P V of the page before, the softmax runs
+// beside it. q and P are rounded to BF16. Pages behind the window: the next pass goes on from the
+// sums of this one. ptxas: both waits, then fence and wgmmas in one block, or it serialises them
 // (C7513).
 #include "kernels/cuda/matrices.cuh"
 #include "kernels/cuda/prefill.h"
@@ -14,18 +15,18 @@
 namespace nibble::cuda {
 namespace {
 
-constexpr int kDim = 256, kPage = 64, kGroup = 8, kTokens = 16, kThreads = 384, kStages = 2;
+constexpr int kDim = kPrefillHeadDim, kPage = 64, kGroup = 8, kTokens = 16, kThreads = 384;
+// Values are needed a page later than their keys and are free a page later.
+constexpr int kKeyStages = 2, kValueStages = 3;
 constexpr int kTileBytes = kSquareTileBytes, kSideBytes = 4 * kTileBytes;
+constexpr int kPieces = 8, kPieceBytes = kSideBytes / kPieces;
 constexpr int kQueryBytes = 2 * kSideBytes;
-constexpr int kKeysAt = kQueryBytes, kValuesAt = kKeysAt + kStages * kSideBytes;
-constexpr int kStagingAt = kValuesAt + kStages * kSideBytes;  // FP8: a page's keys and values
-template <typename T>
-constexpr int shared_bytes() {
-  return kStagingAt + (sizeof(T) == 1 ? 2 * kPage * kDim : 0) + 1024;
-}
+constexpr int kKeysAt = kQueryBytes, kValuesAt = kKeysAt + kKeyStages * kSideBytes;
+constexpr int kSharedBytes = kValuesAt + kValueStages * kSideBytes + 1024;
 
 struct Barriers {
-  uint64_t full_k[kStages], empty_k[kStages], full_v[kStages], empty_v[kStages];
+  uint64_t full_k[kKeyStages], empty_k[kKeyStages], full_v[kValueStages], empty_v[kValueStages];
+  uint64_t order;  // nobody waits for it
 };
 
 /// Byte offset of 16-byte piece `piece` of row `row` in four tiles side by side.
@@ -44,18 +45,88 @@ __device__ __forceinline__ float sigmoid_fast(float x) {
   return __fdividef(1.0f, 1.0f + __expf(-x));
 }
 
+/// Pages of the step's sequences are numbered one sequence behind the other; a pass sees a window
+/// of them, which lies expanded in `tiles`: [page][KV head][keys, values] of kSideBytes.
+struct Window {
+  int first, count;
+  uint8_t* tiles;
+
+  __device__ __forceinline__ uint8_t* keys(int page, int kv_head, int kv_heads) const {
+    return tiles + (int64_t(page - first) * kv_heads + kv_head) * 2 * kSideBytes;
+  }
+};
+
+__device__ __forceinline__ int pages_of(int keys) {
+  return (keys + kPage - 1) / kPage;
+}
+
 /// Which tokens a CTA serves.
 struct Item {
   int sequence, first, count;  // first: token of the step's rows of the sequence
+  int first_page;  // number of the sequence's first page
 };
 
 __device__ __forceinline__ Item find_item(const Step& step, int index) {
+  int page = 0;
   for (int s = 0; s < step.sequences; ++s) {
-    const int q_len = step.sequence[s].q_len, tiles = (q_len + kTokens - 1) / kTokens;
-    if (index < tiles) return {s, index * kTokens, min(kTokens, q_len - index * kTokens)};
-    index -= tiles;
+    const int q_len = step.sequence[s].q_len, items = (q_len + kTokens - 1) / kTokens;
+    if (index < items) {
+      const int first = index * kTokens;
+      return {s, first, min(kTokens, q_len - first), page};
+    }
+    index -= items;
+    page += pages_of(step.sequence[s].kv_len);
   }
-  return {-1, 0, 0};
+  return {-1, 0, 0, 0};
+}
+
+/// CTA = (page of the window, KV head, keys or values). Rows behind the sequence's last key become
+/// zero: they may be NaN.
+template <typename T>
+__global__ void __launch_bounds__(256) expand_kernel(PrefillAttentionArgs args, Window window) {
+  int page = window.first + int(blockIdx.x), sequence = 0;
+  for (; sequence < args.step.sequences; ++sequence) {
+    const int count = pages_of(args.step.sequence[sequence].kv_len);
+    if (page < count) break;
+    page -= count;
+  }
+  if (sequence == args.step.sequences) return;
+  const int kv_head = blockIdx.y, side = blockIdx.z;
+  const int visible = args.step.sequence[sequence].kv_len - page * kPage;
+  const int64_t at =
+      (int64_t(args.step.page_table[int64_t(sequence) * args.step.page_stride + page]) *
+           args.num_kv_heads +
+       kv_head) *
+      kPage * kDim;
+  const T* from = static_cast<const T*>(side == 0 ? args.cache.k : args.cache.v) + at;
+  uint8_t* to =
+      window.keys(window.first + int(blockIdx.x), kv_head, args.num_kv_heads) + side * kSideBytes;
+  constexpr int kValues = 16 / int(sizeof(T));  // of a vector
+  constexpr int kVectors = kPage * kDim / kValues / 256;
+  uint4 raw[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int index = i * 256 + int(threadIdx.x);
+    raw[i] = make_uint4(0, 0, 0, 0);
+    if (index / (kDim / kValues) < visible) raw[i] = load_stream(from + index * kValues);
+  }
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int index = i * 256 + int(threadIdx.x), row = index / (kDim / kValues);
+    const uint4 q = raw[i];
+    if constexpr (sizeof(T) == 2) {
+      *reinterpret_cast<uint4*>(to + swizzled(row, index % (kDim / kValues))) = q;
+    } else {
+      const int piece = 2 * (index % (kDim / kValues));
+      uint4 a, b;
+      decode_fp8x4(q.x, a.x, a.y);
+      decode_fp8x4(q.y, a.z, a.w);
+      decode_fp8x4(q.z, b.x, b.y);
+      decode_fp8x4(q.w, b.z, b.w);
+      *reinterpret_cast<uint4*>(to + swizzled(row, piece)) = a;
+      *reinterpret_cast<uint4*>(to + swizzled(row, piece + 1)) = b;
+    }
+  }
 }
 
 /// Queries -> swizzled tiles, one set of four per consumer warpgroup; rows behind the last token
@@ -79,117 +150,32 @@ __device__ __forceinline__ void load_queries(const PrefillAttentionArgs& args, i
   }
 }
 
-/// One sequence's pages of one KV head, as a producer sees them.
-template <typename T>
-struct Pages {
-  const char *k, *v;
-  const int32_t* table;
-  int64_t stride;  // bytes from page to page
-  int keys, count;  // visible keys; pages
-
-  __device__ __forceinline__ Pages(const PrefillAttentionArgs& args, int sequence, int kv_head,
-                                   int visible)
-      : k(static_cast<const char*>(args.cache.k)),
-        v(static_cast<const char*>(args.cache.v)),
-        table(args.step.page_table + int64_t(sequence) * args.step.page_stride),
-        stride(int64_t(args.num_kv_heads) * kPage * kDim * int(sizeof(T))),
-        keys(visible),
-        count((visible + kPage - 1) / kPage) {
-    k += int64_t(kv_head) * kPage * kDim * int(sizeof(T));
-    v += int64_t(kv_head) * kPage * kDim * int(sizeof(T));
+/// Keys or values of a page, in pieces that begin at another one in neighbouring CTAs: they all
+/// read the same pages at about the same time.
+__device__ __forceinline__ void copy_side(uint8_t* to, const uint8_t* from, uint64_t* full) {
+  barrier_expect(full, kSideBytes);
+#pragma unroll 1
+  for (int i = 0; i < kPieces; ++i) {
+    const int at = (i + int(blockIdx.x)) % kPieces * kPieceBytes;
+    bulk_load(to + at, from + at, kPieceBytes, full);
   }
-};
-
-/// BF16: copies land in place. Rows behind the last visible key become zero: they may be NaN.
-__device__ __forceinline__ void produce(const Pages<bf16>& pages, uint8_t* shared,
-                                        Barriers& barriers) {
-  const int me = threadIdx.x;
-  for (int n = 0; n < pages.count; ++n) {
-    const int slot = n % kStages, parity = (n / kStages & 1) ^ 1, visible = pages.keys - n * kPage;
-    const int64_t page = pages.table[n] * pages.stride;
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const char* from = (side == 0 ? pages.k : pages.v) + page;
-      const uint32_t to =
-          shared_address(shared + (side == 0 ? kKeysAt : kValuesAt) + slot * kSideBytes);
-      barrier_wait(side == 0 ? &barriers.empty_k[slot] : &barriers.empty_v[slot], parity);
-#pragma unroll
-      for (int i = 0; i < kSideBytes / 16 / 128; ++i) {
-        const int row = i * 4 + me / 32, piece = me % 32;
-        asm volatile(
-            "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + swizzled(row, piece)),
-            "l"(from + row * 512 + piece * 16), "r"(row < visible ? 16 : 0)
-            : "memory");
-      }
-      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
-                       shared_address(side == 0 ? &barriers.full_k[slot] : &barriers.full_v[slot]))
-                   : "memory");
-    }
-  }
-  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-/// FP8: raw bytes by cp.async one page ahead, then decoded into place. A thread decodes the pieces
-/// that it copied itself.
-__device__ __forceinline__ void produce(const Pages<__nv_fp8_e4m3>& pages, uint8_t* shared,
-                                        Barriers& barriers) {
-  const int me = threadIdx.x, piece = me % 16, flip = piece / 4 & 1;
-  uint8_t* staging = shared + kStagingAt + me * 16;
-  auto copy = [&](int side, int n, int64_t page) {
-    const char* from = (side == 0 ? pages.k : pages.v) + page * pages.stride + me * 16;
-    const uint32_t to = shared_address(staging + side * kPage * kDim);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + i * 2048),
-                   "l"(from + i * 2048), "r"(i * 8 + me / 16 < pages.keys - n * kPage ? 16 : 0)
-                   : "memory");
+/// One thread: keys of page n + 1 go out before the values of page n, as the consumers need them.
+__device__ __forceinline__ void produce(const uint8_t* keys, int64_t stride, int pages,
+                                        uint8_t* shared, Barriers& barriers) {
+  for (int n = 0; n <= pages; ++n) {
+    const int slot = n % kKeyStages, before = (n + kValueStages - 1) % kValueStages;
+    if (n < pages) {
+      barrier_wait(&barriers.empty_k[slot], (n / kKeyStages & 1) ^ 1);
+      copy_side(shared + kKeysAt + slot * kSideBytes, keys + n * stride, &barriers.full_k[slot]);
     }
-  };
-  const auto commit = [] { asm volatile("cp.async.commit_group;" ::: "memory"); };
-  int64_t ahead = pages.table[0];
-  copy(0, 0, ahead);
-  commit();
-  copy(1, 0, ahead);
-  commit();
-  ahead = pages.count > 1 ? pages.table[1] : 0;
-  for (int n = 0; n < pages.count; ++n) {
-    const int slot = n % kStages, parity = (n / kStages & 1) ^ 1;
-    const int64_t next = ahead;
-    ahead = n + 2 < pages.count ? pages.table[n + 2] : 0;
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      uint8_t* to = shared + (side == 0 ? kKeysAt : kValuesAt) + slot * kSideBytes;
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
-      barrier_wait(side == 0 ? &barriers.empty_k[slot] : &barriers.empty_v[slot], parity);
-#pragma unroll
-      for (int first = 0; first < 8; first += 4) {
-        uint4 bytes[4];  // all asked for before the first is decoded
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          bytes[i] =
-              *reinterpret_cast<const uint4*>(staging + side * kPage * kDim + (first + i) * 2048);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const uint4 q = bytes[i];
-          uint4 a, b;
-          decode_fp8x4(q.x, a.x, a.y);
-          decode_fp8x4(q.y, a.z, a.w);
-          decode_fp8x4(q.z, b.x, b.y);
-          decode_fp8x4(q.w, b.z, b.w);
-          // Lanes of the second tile store their pieces in the other order: no bank is met twice.
-          const int row = (first + i) * 8 + me / 16;
-          *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + flip)) = flip ? b : a;
-          *reinterpret_cast<uint4*>(to + swizzled(row, 2 * piece + 1 - flip)) = flip ? a : b;
-        }
-      }
-      async_fence();
-      barrier_arrive(side == 0 ? &barriers.full_k[slot] : &barriers.full_v[slot]);
-      if (n + 1 < pages.count) copy(side, n + 1, next);
-      commit();
+    if (n > 0) {
+      barrier_wait(&barriers.empty_v[before], ((n - 1) / kValueStages & 1) ^ 1);
+      copy_side(shared + kValuesAt + before * kSideBytes, keys + (n - 1) * stride + kSideBytes,
+                &barriers.full_v[before]);
     }
   }
-  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 /// Online softmax of a warp's 16 rows: rows g (token 0) and g + 8 (token 1).
@@ -257,27 +243,46 @@ __device__ __forceinline__ void queue_values(float (&acc)[128], const uint32_t (
   wgmma_commit();
 }
 
-struct Output {
+/// A CTA's rows.
+struct Rows {
   const PrefillAttentionArgs& args;
   int first_row, count, kv_head;
+  int start;  // KV index of the first token
 };
 
-/// Rows of this lane: divided, gated and rounded, or plain f32.
-__device__ __forceinline__ void store_rows(const Output& out, const Softmax& softmax,
-                                           const float (&acc)[128], float v_scale) {
-  const PrefillAttentionArgs& args = out.args;
-  const int warp = threadIdx.x / 32 - 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const int head = out.kv_head * kGroup + g;
+/// Calls f(token's row, head, r) for the lane's two rows, if they exist.
+template <typename F>
+__device__ __forceinline__ void for_rows(const Rows& rows, F f) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    float total = softmax.sum[r];
-    total += __shfl_xor_sync(~0u, total, 1);
-    total += __shfl_xor_sync(~0u, total, 2);
-    const int token = warp * 2 + r;
-    if (token >= out.count) continue;
-    const float by = v_scale / total;
-    const int64_t row = out.first_row + token, at = (row * args.num_heads + head) * kDim;
-    const float* gate = args.gate + row * args.gate_stride + head * 2 * kDim;
+    const int token = (threadIdx.x / 32 - 4) * 2 + r;
+    if (token >= rows.count) continue;
+    f(int64_t(rows.first_row + token), rows.kv_head * kGroup + int(threadIdx.x % 32 / 4), r);
+  }
+}
+
+__device__ __forceinline__ float2 load_pair(const void* p, Element type, int64_t at) {
+  if (type == Element::f32) {
+    return *reinterpret_cast<const float2*>(static_cast<const float*>(p) + at);
+  }
+  const uint32_t x = *reinterpret_cast<const uint32_t*>(static_cast<const bf16*>(p) + at);
+  return make_float2(bf16_low(x), bf16_high(x));
+}
+
+/// Rows of this lane: divided, gated and rounded, or plain f32.
+__device__ __forceinline__ void store_rows(const Rows& rows, Softmax& softmax,
+                                           const float (&acc)[128], float v_scale) {
+  const PrefillAttentionArgs& args = rows.args;
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    softmax.sum[r] += __shfl_xor_sync(~0u, softmax.sum[r], 1);
+    softmax.sum[r] += __shfl_xor_sync(~0u, softmax.sum[r], 2);
+  }
+  for_rows(rows, [&](int64_t row, int head, int r) {
+    const float by = v_scale / softmax.sum[r];
+    const int64_t at = (row * args.num_heads + head) * kDim;
+    const int64_t gate = row * args.gate_stride + head * 2 * kDim;
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
       const int d = n * 8 + 2 * t;
@@ -285,45 +290,89 @@ __device__ __forceinline__ void store_rows(const Output& out, const Softmax& sof
       if (args.gated == nullptr) {
         *reinterpret_cast<float2*>(args.core + at + d) = make_float2(a, b);
       } else {
-        const float2 x = *reinterpret_cast<const float2*>(gate + d);
+        const float2 x = load_pair(args.gate, args.gate_type, gate + d);
         *reinterpret_cast<uint32_t*>(static_cast<bf16*>(args.gated) + at + d) =
             pack_bf16(a * sigmoid_fast(x.x), b * sigmoid_fast(x.y));
       }
     }
-  }
+  });
 }
 
-/// start: KV index of the CTA's first token.
-__device__ __forceinline__ void consume(const Output& out, int start, int pages, uint8_t* shared,
-                                        Barriers& barriers) {
+/// What the next pass goes on from: sums of weighted values, maximum, the lane's sum of weights.
+__device__ __forceinline__ void save_sums(const Rows& rows, const Softmax& softmax,
+                                          const float (&acc)[128]) {
+  const PrefillAttentionArgs& args = rows.args;
+  const int t = threadIdx.x % 4;
+  for_rows(rows, [&](int64_t row, int head, int r) {
+    const int64_t index = row * args.num_heads + head;
+    float* to = args.core + index * kDim + 2 * t;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      *reinterpret_cast<float2*>(to + n * 8) =
+          make_float2(acc[4 * n + 2 * r], acc[4 * n + 2 * r + 1]);
+    }
+    *reinterpret_cast<float2*>(args.softmax + (index * 4 + t) * 2) =
+        make_float2(softmax.maximum[r], softmax.sum[r]);
+  });
+}
+__device__ __forceinline__ void restore_sums(const Rows& rows, Softmax& softmax,
+                                             float (&acc)[128]) {
+  const PrefillAttentionArgs& args = rows.args;
+  const int t = threadIdx.x % 4;
+  for_rows(rows, [&](int64_t row, int head, int r) {
+    const int64_t index = row * args.num_heads + head;
+    const float* from = args.core + index * kDim + 2 * t;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      const float2 x = *reinterpret_cast<const float2*>(from + n * 8);
+      acc[4 * n + 2 * r] = x.x, acc[4 * n + 2 * r + 1] = x.y;
+    }
+    const float2 x = *reinterpret_cast<const float2*>(args.softmax + (index * 4 + t) * 2);
+    softmax.maximum[r] = x.x, softmax.sum[r] = x.y;
+  });
+}
+
+/// Multiplies what was summed before by the rows' factors; most pages leave the maxima alone.
+__device__ __forceinline__ void rescale(const Softmax& softmax, float (&acc)[128]) {
+  if (!__any_sync(~0u, softmax.factor[0] != 1.0f || softmax.factor[1] != 1.0f)) return;
+#pragma unroll
+  for (int i = 0; i < 128; ++i) acc[i] *= softmax.factor[i / 2 % 2];
+}
+
+/// Pages first .. end of the sequence; is_last: the sequence's rows are complete behind them.
+__device__ __forceinline__ void consume(const Rows& rows, int first, int end, bool is_last,
+                                        uint8_t* shared, Barriers& barriers) {
   const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 - 4, lane = threadIdx.x % 32;
-  const PrefillAttentionArgs& args = out.args;
+  const PrefillAttentionArgs& args = rows.args;
   const bool scaled = args.cache.type == Element::f8_e4m3;
   // Scores in units of log 2.
   const float scale =
       rsqrtf(float(kDim)) * (scaled ? args.cache.k_scale : 1.0f) * 1.4426950408889634f;
   const uint32_t q_at = shared_address(shared) + group * kSideBytes;
   const uint32_t k_at = shared_address(shared) + kKeysAt, v_at = shared_address(shared) + kValuesAt;
+  const int pages = end - first;
   float acc[128], score[32];
   uint32_t p[16];
 #pragma unroll
   for (int i = 0; i < 128; ++i) acc[i] = 0.0f;
   Softmax softmax = {{-INFINITY, -INFINITY}, {0, 0}, {0, 0}};
-  int last[2] = {start + warp * 2, start + warp * 2 + 1};
+  if (first > 0) restore_sums(rows, softmax, acc);
+  int last[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) last[r] = rows.start + warp * 2 + r - first * kPage;
   barrier_wait(&barriers.full_k[0], 0);
-  async_fence();
   wgmma_fence();
   queue_scores(score, q_at, k_at);
   wgmma_wait<0>();
   if (lane == 0) barrier_arrive(&barriers.empty_k[0]);
   update(softmax, score, scale, last);
+  rescale(softmax, acc);
   pack_weights(score, p);
 #pragma unroll 1
   for (int n = 1; n < pages; ++n) {
-    const int slot = n % kStages, before = (n - 1) % kStages;
-    barrier_wait(&barriers.full_k[slot], n / kStages & 1);
-    barrier_wait(&barriers.full_v[before], (n - 1) / kStages & 1);
-    async_fence();
+    const int slot = n % kKeyStages, before = (n - 1) % kValueStages;
+    barrier_wait(&barriers.full_k[slot], n / kKeyStages & 1);
+    barrier_wait(&barriers.full_v[before], (n - 1) / kValueStages & 1);
     wgmma_fence();
     queue_scores(score, q_at, k_at + slot * kSideBytes);
     queue_values(acc, p, v_at + before * kSideBytes);
@@ -332,50 +381,65 @@ __device__ __forceinline__ void consume(const Output& out, int start, int pages,
     last[0] -= kPage;
     last[1] -= kPage;
     update(softmax, score, scale, last);
+    // ptxas moves a wait for wgmma up over arithmetic, which then would not run beside the
+    // products, but not over this, which hangs on the sums (never negative).
+    if (lane == 0 && !(softmax.sum[0] + softmax.sum[1] < 0.0f)) barrier_arrive(&barriers.order);
     wgmma_wait<0>();
     if (lane == 0) barrier_arrive(&barriers.empty_v[before]);
-#pragma unroll
-    for (int i = 0; i < 128; ++i) acc[i] *= softmax.factor[i / 2 % 2];
+    rescale(softmax, acc);
     pack_weights(score, p);
   }
-  barrier_wait(&barriers.full_v[(pages - 1) % kStages], (pages - 1) / kStages & 1);
-  async_fence();
+  barrier_wait(&barriers.full_v[(pages - 1) % kValueStages], (pages - 1) / kValueStages & 1);
   wgmma_fence();
-  queue_values(acc, p, v_at + (pages - 1) % kStages * kSideBytes);
+  queue_values(acc, p, v_at + (pages - 1) % kValueStages * kSideBytes);
   wgmma_wait<0>();
-  store_rows(out, softmax, acc, scaled ? args.cache.v_scale : 1.0f);
+  if (is_last) {
+    store_rows(rows, softmax, acc, scaled ? args.cache.v_scale : 1.0f);
+  } else {
+    save_sums(rows, softmax, acc);
+  }
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads, 1) attention_kernel(PrefillAttentionArgs args) {
+/// grid = (tiles of tokens, KV heads).
+__global__ void __launch_bounds__(kThreads, 1)
+    attention_kernel(PrefillAttentionArgs args, Window window) {
   extern __shared__ uint8_t raw[];
   __shared__ Barriers barriers;
   uint8_t* shared = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
   const int kv_head = blockIdx.y;
   // The last tokens see the most keys: their tiles come first.
-  const Item item = find_item(args.step, int(gridDim.x) - 1 - int(blockIdx.x));
+  const Item item = find_item(args.step, int(gridDim.x - 1 - blockIdx.x));
   if (item.sequence < 0) return;
+  const Sequence s = args.step.sequence[item.sequence];
+  const int start = s.kv_len - s.q_len + item.first, all = pages_of(start + item.count);
+  const int first = max(window.first - item.first_page, 0);
+  const int end = min(window.first + window.count - item.first_page, all);
+  if (first >= end) return;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      barrier_init(&barriers.full_k[i], 128);
-      barrier_init(&barriers.full_v[i], 128);
+    for (int i = 0; i < kKeyStages; ++i) {
+      barrier_init(&barriers.full_k[i], 1);
       barrier_init(&barriers.empty_k[i], 8);
+    }
+    barrier_init(&barriers.order, 8);
+    for (int i = 0; i < kValueStages; ++i) {
+      barrier_init(&barriers.full_v[i], 1);
       barrier_init(&barriers.empty_v[i], 8);
     }
     barrier_init_fence();
   }
-  const Sequence s = args.step.sequence[item.sequence];
-  const int start = s.kv_len - s.q_len + item.first, keys = start + item.count;
-  load_queries(args, s.first_row + item.first, item.count, kv_head, shared);
+  const Rows rows{args, s.first_row + item.first, item.count, kv_head, start};
+  load_queries(args, rows.first_row, rows.count, kv_head, shared);
   async_fence();
   __syncthreads();
   if (threadIdx.x < 128) {
-    give_registers<88>();
-    produce(Pages<T>(args, item.sequence, kv_head, keys), shared, barriers);
+    give_registers<24>();
+    if (threadIdx.x == 0) {
+      produce(window.keys(item.first_page + first, kv_head, args.num_kv_heads),
+              int64_t(args.num_kv_heads) * 2 * kSideBytes, end - first, shared, barriers);
+    }
   } else {
-    take_registers<208>();
-    consume({args, s.first_row + item.first, item.count, kv_head}, start,
-            (keys + kPage - 1) / kPage, shared, barriers);
+    take_registers<240>();
+    consume(rows, first, end, end == all, shared, barriers);
   }
 }
 
@@ -386,21 +450,31 @@ bool can_prefill_attention(const AttentionArgs& args) {
          args.num_heads == kGroup * args.num_kv_heads && args.cache.type != Element::f32;
 }
 
+size_t prefill_attention_page_bytes(int64_t num_kv_heads) {
+  return static_cast<size_t>(num_kv_heads) * 2 * kSideBytes;
+}
+
 void prefill_attention(const PrefillAttentionArgs& args, Stream stream) {
-  const dim3 grid(ceil_div(args.step.rows, kTokens) + unsigned(args.step.sequences),
-                  unsigned(args.num_kv_heads));
-  if (args.cache.type == Element::bf16) {
-    launch("prefill_attention", attention_kernel<bf16>, grid, kThreads, shared_bytes<bf16>(),
-           stream, false, args);
-  } else {
-    launch("prefill_attention", attention_kernel<__nv_fp8_e4m3>, grid, kThreads,
-           shared_bytes<__nv_fp8_e4m3>(), stream, false, args);
+  const auto kv_heads = unsigned(args.num_kv_heads);
+  const dim3 grid(ceil_div(args.step.rows, kTokens) + unsigned(args.step.sequences), kv_heads);
+  Window window{0, 0, static_cast<uint8_t*>(args.tiles)};
+  for (; window.first < args.num_pages; window.first += window.count) {
+    window.count = args.num_pages - window.first;
+    if (window.count > args.page_capacity) window.count = args.page_capacity;
+    const dim3 pages(unsigned(window.count), kv_heads, 2);
+    if (args.cache.type == Element::bf16) {
+      launch("expand_pages", expand_kernel<bf16>, pages, 256, 0, stream, false, args, window);
+    } else {
+      launch("expand_pages", expand_kernel<__nv_fp8_e4m3>, pages, 256, 0, stream, false, args,
+             window);
+    }
+    launch("prefill_attention", attention_kernel, grid, kThreads, kSharedBytes, stream, false, args,
+           window);
   }
 }
 
 void prepare_prefill_attention() {
-  allow_shared(attention_kernel<bf16>, shared_bytes<bf16>());
-  allow_shared(attention_kernel<__nv_fp8_e4m3>, shared_bytes<__nv_fp8_e4m3>());
+  allow_shared(attention_kernel, kSharedBytes);
 }
 
 }  // namespace nibble::cuda

@@ -30,26 +30,17 @@ struct ScanShared {
   uint8_t out[4][kChunkTokens * 32];  // a warp's 16 columns
 };
 
-__device__ __forceinline__ void copy_bulk(void* to, const void* from, int bytes,
-                                          uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-      "[%3];" ::"r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(barrier))
-      : "memory");
-}
-
 __device__ __forceinline__ void load_stage(const PrefillDeltaArgs& args,
                                            const DeltaScratch& scratch, int64_t index, int head,
                                            int half, ScanStage& stage, uint64_t* barrier) {
   const int64_t in_values = index * args.num_value_heads + head;
   barrier_expect(barrier, int(sizeof(ScanStage)));
-  copy_bulk(stage.k,
+  bulk_load(stage.k,
             scratch.rows + (index * args.num_key_heads + head / 2) * 2 * kRowTiles * kTileBytes,
             2 * kRowTiles * kTileBytes, barrier);
-  copy_bulk(stage.v, scratch.values + (in_values * kRowTiles + half) * kTileBytes, kTileBytes,
+  bulk_load(stage.v, scratch.values + (in_values * kRowTiles + half) * kTileBytes, kTileBytes,
             barrier);
-  copy_bulk(&stage.terms, scratch.terms + in_values, int(sizeof(ChunkTerms)), barrier);
+  bulk_load(&stage.terms, scratch.terms + in_values, int(sizeof(ChunkTerms)), barrier);
 }
 
 /// Accumulators of 16 tokens (or keys) as a left operand.
@@ -251,6 +242,18 @@ constexpr size_t kShared = sizeof(ScanShared) + 1024;  // room to align
 int64_t chunk_capacity(int64_t rows, int64_t sequences) {
   return rows / kChunkTokens + 2 * sequences;
 }
+int64_t chunks_of(const PrefillDeltaArgs& args) {
+  return chunk_capacity(args.step.rows, args.step.sequences);
+}
+DeltaScratch scratch_of(const PrefillDeltaArgs& args) {
+  const int64_t chunks = chunks_of(args);
+  DeltaScratch scratch;
+  scratch.rows = static_cast<uint8_t*>(args.scratch);
+  scratch.values = scratch.rows + chunks * args.num_key_heads * 2 * kRowTiles * kTileBytes;
+  scratch.terms = reinterpret_cast<ChunkTerms*>(scratch.values + chunks * args.num_value_heads *
+                                                                     kRowTiles * kTileBytes);
+  return scratch;
+}
 
 }  // namespace
 
@@ -260,17 +263,18 @@ size_t prefill_delta_bytes(int64_t max_rows, int32_t num_key_heads, int32_t num_
           static_cast<size_t>(num_value_heads) * (kRowTiles * kTileBytes + sizeof(ChunkTerms)));
 }
 
-void prefill_delta(const PrefillDeltaArgs& args, Stream stream) {
-  const int64_t chunks = chunk_capacity(args.step.rows, args.step.sequences);
-  DeltaScratch scratch;
-  scratch.rows = static_cast<uint8_t*>(args.scratch);
-  scratch.values = scratch.rows + chunks * args.num_key_heads * 2 * kRowTiles * kTileBytes;
-  scratch.terms = reinterpret_cast<ChunkTerms*>(scratch.values + chunks * args.num_value_heads *
-                                                                     kRowTiles * kTileBytes);
-  queue_delta_terms(args, scratch, unsigned(chunks), stream);
+int64_t prefill_scan_blocks(int64_t sequences, int32_t num_value_heads) {
+  return 2 * sequences * num_value_heads;
+}
+
+void prefill_delta_terms(const PrefillDeltaArgs& args, Stream stream) {
+  queue_delta_terms(args, scratch_of(args), unsigned(chunks_of(args)), stream);
+}
+
+void prefill_delta_scan(const PrefillDeltaArgs& args, Stream stream) {
   launch("delta_scan", scan_kernel,
          dim3(2, unsigned(args.num_value_heads), unsigned(args.step.sequences)), kThreads, kShared,
-         stream, false, args, scratch);
+         stream, false, args, scratch_of(args));
 }
 
 void prepare_prefill_delta() {

@@ -17,13 +17,12 @@ __host__ __device__ constexpr int permuted_k(int k) {
   return k / 64 * 64 + 16 * s + 8 * h + 2 * t + e;
 }
 
-/// CTA = row, thread = 8 values.
-__global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
+/// The CTA's row, of which a thread holds eight values.
+__device__ __forceinline__ void norm_row(const PrefillNormArgs& args, float4 a, float4 b) {
   const int64_t row = blockIdx.x;
   const int k = threadIdx.x * 8;
-  const float4* from = reinterpret_cast<const float4*>(args.h + row * kHidden + k);
   const float4* weight = reinterpret_cast<const float4*>(args.weight + k);
-  const float4 a = from[0], b = from[1], wa = weight[0], wb = weight[1];
+  const float4 wa = weight[0], wb = weight[1];
   const float square =
       a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
   const float r = rsqrtf(block_sum(square) / kHidden + args.eps);
@@ -61,6 +60,12 @@ __global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
   if (threadIdx.x == 0) args.logits[row * kLogitStride + kExperts] = dot;
 }
 
+/// CTA = row, thread = 8 values.
+__global__ void __launch_bounds__(256) norm_kernel(PrefillNormArgs args) {
+  const float4* from = reinterpret_cast<const float4*>(args.h + blockIdx.x * int64_t{kHidden});
+  norm_row(args, from[2 * threadIdx.x], from[2 * threadIdx.x + 1]);
+}
+
 /// A warp per row. A pair's rank among its expert's pairs is handed out by counters; it goes to
 /// `position` until the begins are known. Any order gives the same sums: columns of a product do
 /// not meet.
@@ -76,12 +81,14 @@ __global__ void __launch_bounds__(256) route_kernel(PrefillRouteArgs args) {
   const int id = ids[warp][lane];
   args.table.experts[pair] = id;
   args.table.weights[pair] = weights[warp][lane];
-  args.table.position[pair] = id == kExperts ? int(row) : atomicAdd(&args.table.count[id], 1);
+  args.table.position[pair] =
+      id == kExperts ? int(row) : atomicAdd(&args.table.count[id * kCountStride], 1);
   if (args.experts_out != nullptr && lane < kRouted) args.experts_out[row * kRouted + lane] = id;
 }
 
-/// Thread = pair: to its place in the sorted list.
+/// Thread = pair: to its place in the sorted list. Leaves the counters at zero.
 __global__ void __launch_bounds__(256) place_kernel(PrefillTable table, int pairs) {
+  if (blockIdx.x == 0) table.count[threadIdx.x * kCountStride] = 0;
   const int pair = blockIdx.x * 256 + threadIdx.x;
   if (pair >= pairs) return;
   const int to = table.first[table.experts[pair]] + table.position[pair];
@@ -105,63 +112,57 @@ __device__ __forceinline__ int scan_block(int x) {
   return x;
 }
 
-/// One CTA: begins, and the tiles of experts by falling count. A list of widths 96 and 128 and one
-/// of 32 and 64 for each product; the row tiles of the same columns lie behind each other. Leaves
-/// the counters at zero.
+/// CTA = list: the begins, and the tiles of experts by falling count. A list of widths 96 and 128
+/// and one of 32 and 64 for each product; the row tiles of the same columns lie behind each other.
 __global__ void __launch_bounds__(1024) table_kernel(PrefillRouteArgs args) {
   constexpr int kIds = kExperts + 1;
-  // `count` is read four at a time: a multiple of four.
-  __shared__ int count[kIds + 3], first[kIds], order[kIds], wide_ends[kIds], narrow_ends[kIds];
-  const int me = threadIdx.x;
-  const int mine = me < kExperts ? args.table.count[me] : me == kExperts ? int(args.rows) : 0;
-  if (me < kIds) {
-    count[me] = mine;
-    args.table.count[me] = 0;
-  }
+  __shared__ int count[kIds], first[kIds], order[kIds], ends[kIds];
+  const int me = threadIdx.x, list = blockIdx.x;
+  const bool is_narrow = list % 2 == 1;
+  const int row_tiles = list < 2 ? kGateUpRowTiles : kDownRowTiles;
+  const int mine = me < kExperts    ? args.table.count[me * kCountStride]
+                   : me == kExperts ? int(args.rows)
+                                    : 0;
+  if (me < kIds) count[me] = mine;
   const int end = scan_block(mine);
   if (me < kIds) {
-    first[me] = args.table.first[me] = end - mine;
-    int rank = 0;
-    for (int o = 0; o < kIds; ++o) rank += count[o] > mine || (count[o] == mine && o < me);
-    order[rank] = me;
+    first[me] = end - mine;
+    if (list == 0) args.table.first[me] = end - mine;
   }
+  // Ranks by falling count: four threads an expert. The shared one has the most pairs of all.
+  static_assert(kExperts == 256);
+  int rank = 0;
+  for (int o = me % 4; o < kExperts; o += 4) {
+    const int other = count[o], own = count[me / 4];
+    rank += other > own || (other == own && o < me / 4);
+  }
+  rank += __shfl_xor_sync(~0u, rank, 1);
+  rank += __shfl_xor_sync(~0u, rank, 2);
+  if (me % 4 == 0) order[rank + 1] = me / 4;
+  if (me == 0) order[0] = kExperts;
   __syncthreads();
-  const int n = me < kIds ? count[order[me]] : 0;
-  const int wide = n / 128 + (n % 128 > 64 ? 1 : 0), narrow = n % 128 > 0 && n % 128 <= 64 ? 1 : 0;
-  const int wide_end = scan_block(wide), narrow_end = scan_block(narrow);
-  if (me < kIds) {
-    wide_ends[me] = wide_end;
-    narrow_ends[me] = narrow_end;
-  }
-  if (me == kIds - 1) {
-    args.table.counts[0] = wide_end * kGateUpRowTiles;
-    args.table.counts[1] = narrow_end * kGateUpRowTiles;
-    args.table.counts[2] = wide_end * kDownRowTiles;
-    args.table.counts[3] = narrow_end * kDownRowTiles;
-  }
+  const int n = me < kIds ? count[order[me]] : 0, part = n % 128;
+  const int tiles = is_narrow ? (part > 0 && part <= 64 ? 1 : 0) : n / 128 + (part > 64 ? 1 : 0);
+  const int tiles_end = scan_block(tiles);
+  if (me < kIds) ends[me] = tiles_end;
+  if (me == kIds - 1) args.table.counts[list] = tiles_end * row_tiles;
   __syncthreads();
-#pragma unroll 1
-  for (int list = 0; list < 4; ++list) {
-    const bool is_narrow = list % 2 == 1;
-    const int* ends = is_narrow ? narrow_ends : wide_ends;
-    const int row_tiles = list < 2 ? kGateUpRowTiles : kDownRowTiles;
-    Tile* to = args.table.tiles + int64_t(list) * args.table.tile_capacity;
-    for (int i = me; i < ends[kIds - 1] * row_tiles; i += 1024) {
-      const int tile = i / row_tiles;
-      int low = 0, high = kIds - 1;  // the first rank whose end is behind the tile
-      while (low < high) {
-        const int middle = (low + high) / 2;
-        if (ends[middle] > tile) {
-          high = middle;
-        } else {
-          low = middle + 1;
-        }
+  Tile* to = args.table.tiles + int64_t(list) * args.table.tile_capacity;
+  for (int i = me; i < ends[kIds - 1] * row_tiles; i += 1024) {
+    const int tile = i / row_tiles;
+    int low = 0, high = kIds - 1;  // the first rank whose end is behind the tile
+    while (low < high) {
+      const int middle = (low + high) / 2;
+      if (ends[middle] > tile) {
+        high = middle;
+      } else {
+        low = middle + 1;
       }
-      const int e = order[low], pairs = count[e], begin = low == 0 ? 0 : ends[low - 1];
-      const int done = is_narrow ? pairs / 128 * 128 : (tile - begin) * 128, left = pairs - done;
-      const int columns = left > 96 ? 128 : left > 64 ? 96 : left > 32 ? 64 : 32;
-      to[i] = {e, first[e] + done, min(left, columns), i % row_tiles, columns};
     }
+    const int e = order[low], pairs = count[e], begin = low == 0 ? 0 : ends[low - 1];
+    const int done = is_narrow ? pairs / 128 * 128 : (tile - begin) * 128, left = pairs - done;
+    const int columns = left > 96 ? 128 : left > 64 ? 96 : left > 32 ? 64 : 32;
+    to[i] = {e, first[e] + done, min(left, columns), i % row_tiles, columns};
   }
 }
 
@@ -181,7 +182,8 @@ __global__ void __launch_bounds__(256) fp8_slots_kernel(PrefillFp8SlotsArgs args
 
 /// CTA = row, thread = 8 columns.
 __global__ void __launch_bounds__(256)
-    combine_kernel(const bf16* y, const int32_t* position, const float* weight, float* h) {
+    combine_kernel(const bf16* y, const int32_t* position, const float* weight, float* h,
+                   PrefillNormArgs next) {
   const int64_t row = blockIdx.x;
   uint4 q[kSlots];
   float w[kSlots];
@@ -206,6 +208,7 @@ __global__ void __launch_bounds__(256)
   b.x += sum[4], b.y += sum[5], b.z += sum[6], b.w += sum[7];
   to[0] = a;
   to[1] = b;
+  if (next.weight != nullptr) norm_row(next, a, b);
 }
 
 }  // namespace
@@ -220,7 +223,7 @@ void prefill_norm(const PrefillNormArgs& args, Stream stream) {
 
 void prefill_route(const PrefillRouteArgs& args, Stream stream) {
   launch("prefill_route", route_kernel, dim3(ceil_div(args.rows, 8)), 256, 0, stream, false, args);
-  launch("prefill_table", table_kernel, dim3(1), 1024, 0, stream, false, args);
+  launch("prefill_table", table_kernel, dim3(4), 1024, 0, stream, false, args);
   const int pairs = static_cast<int>(args.rows) * kSlots;
   launch("prefill_place", place_kernel, dim3(ceil_div(pairs, 256)), 256, 0, stream, false,
          args.table, pairs);
@@ -232,9 +235,9 @@ void prefill_fp8_slots(const PrefillFp8SlotsArgs& args, Stream stream) {
 }
 
 void prefill_combine(const void* y, const PrefillTable& table, float* h, int64_t rows,
-                     Stream stream) {
+                     const PrefillNormArgs& next, Stream stream) {
   launch("prefill_combine", combine_kernel, dim3(unsigned(rows)), 256, 0, stream, false,
-         static_cast<const bf16*>(y), table.position, table.weights, h);
+         static_cast<const bf16*>(y), table.position, table.weights, h, next);
 }
 
 }  // namespace nibble::cuda

@@ -49,7 +49,22 @@ __device__ __forceinline__ void norm_rotate(float (&x)[8], const float* weight, 
   }
 }
 
-/// CTA = row; warps walk query heads, key heads, value heads.
+__device__ __forceinline__ void load_values(const float* from, float (&x)[4]) {
+  *reinterpret_cast<uint4*>(x) = load_stream(from);
+}
+__device__ __forceinline__ void load_values(const bf16* from, float (&x)[4]) {
+  const uint2 raw = load_stream8(from);
+  x[0] = bf16_low(raw.x), x[1] = bf16_high(raw.x);
+  x[2] = bf16_low(raw.y), x[3] = bf16_high(raw.y);
+}
+template <typename T>
+__device__ __forceinline__ void load_values(const T* from, float (&x)[8]) {
+  load_values(from, reinterpret_cast<float(&)[4]>(x[0]));
+  load_values(from + 4, reinterpret_cast<float(&)[4]>(x[4]));
+}
+
+/// CTA = row; warps walk query heads, key heads, value heads. T: of queries and gates.
+template <typename T>
 __global__ void __launch_bounds__(kRotaryWarps * 32) rotary_kernel(PrefillRotaryArgs args) {
   __shared__ float cosine[kPairs], sine[kPairs];
   const int64_t row = blockIdx.x;
@@ -69,12 +84,13 @@ __global__ void __launch_bounds__(kRotaryWarps * 32) rotary_kernel(PrefillRotary
     const bool is_query = unit < args.num_heads,
                is_value = unit >= args.num_heads + args.num_kv_heads;
     const int kv = (unit - args.num_heads) % args.num_kv_heads;
-    const float* from = is_query
-                            ? args.q_gate + (row * args.num_heads + unit) * 2 * kDim
-                            : (is_value ? args.v : args.k) + (row * args.num_kv_heads + kv) * kDim;
     float x[8];
-    *reinterpret_cast<float4*>(x) = reinterpret_cast<const float4*>(from)[2 * lane];
-    *reinterpret_cast<float4*>(x + 4) = reinterpret_cast<const float4*>(from)[2 * lane + 1];
+    if (is_query) {
+      const int64_t at = (row * args.num_heads + unit) * 2 * kDim + lane * 8;
+      load_values(static_cast<const T*>(args.q_gate) + at, x);
+    } else {
+      load_values((is_value ? args.v : args.k) + row * args.kv_stride + kv * kDim + lane * 8, x);
+    }
     if (!is_value) {
       norm_rotate(x, is_query ? args.q_norm : args.k_norm, args.eps, cosine, sine);
     }
@@ -115,30 +131,29 @@ __device__ __forceinline__ void store_fp8(const PrefillGatedNormArgs& args,
   if (threadIdx.x == 0) args.fp8_scales[blockIdx.x] = scale;
 }
 
-/// Warp = four heads of a row, lane = four columns of each; a row of 32 heads is a CTA's.
+/// Warp = four heads of a row, lane = four columns of each; a row of 32 heads is a CTA's. T: of z.
+template <typename T>
 __global__ void __launch_bounds__(256) gated_norm_kernel(PrefillGatedNormArgs args) {
   const int64_t first = (blockIdx.x * int64_t{8} + threadIdx.x / 32) * kHeadsPerWarp;
   const int lane = threadIdx.x % 32;
   const float4 weight = reinterpret_cast<const float4*>(args.weight)[lane];
   const int64_t heads = args.rows * args.heads;
   uint2 core[kHeadsPerWarp], out[kHeadsPerWarp];
-  float4 z[kHeadsPerWarp];
+  float z[kHeadsPerWarp][4];
 #pragma unroll
   for (int i = 0; i < kHeadsPerWarp; ++i) {
     const int64_t head = min(first + i, heads - 1);
     core[i] = load_stream8(static_cast<const __half*>(args.core) + head * 128 + lane * 4);
-    const uint4 raw = load_stream(args.z + head * 128 + lane * 4);
-    z[i] = make_float4(__uint_as_float(raw.x), __uint_as_float(raw.y), __uint_as_float(raw.z),
-                       __uint_as_float(raw.w));
+    load_values(static_cast<const T*>(args.z) + head * 128 + lane * 4, z[i]);
   }
 #pragma unroll
   for (int i = 0; i < kHeadsPerWarp; ++i) {
     const float2 a = unpack_half(core[i].x), b = unpack_half(core[i].y);
     const float sum = warp_sum(a.x * a.x + a.y * a.y + b.x * b.x + b.y * b.y);
     const float r = rsqrtf(sum / 128.0f + args.eps);
-    out[i] =
-        make_uint2(pack_bf16(a.x * r * weight.x * silu(z[i].x), a.y * r * weight.y * silu(z[i].y)),
-                   pack_bf16(b.x * r * weight.z * silu(z[i].z), b.y * r * weight.w * silu(z[i].w)));
+    out[i] = make_uint2(
+        pack_bf16(a.x * r * weight.x * silu(z[i][0]), a.y * r * weight.y * silu(z[i][1])),
+        pack_bf16(b.x * r * weight.z * silu(z[i][2]), b.y * r * weight.w * silu(z[i][3])));
   }
   if (args.fp8_scales != nullptr) {
     store_fp8(args, out);
@@ -154,12 +169,14 @@ __global__ void __launch_bounds__(256) gated_norm_kernel(PrefillGatedNormArgs ar
 }  // namespace
 
 void prefill_rotary(const PrefillRotaryArgs& args, Stream stream) {
-  launch("prefill_rotary", rotary_kernel, dim3(unsigned(args.step.rows)), kRotaryWarps * 32, 0,
-         stream, false, args);
+  const bool bf16_in = args.q_gate_type == Element::bf16;
+  launch("prefill_rotary", bf16_in ? rotary_kernel<bf16> : rotary_kernel<float>,
+         dim3(unsigned(args.step.rows)), kRotaryWarps * 32, 0, stream, false, args);
 }
 
 void prefill_gated_norm(const PrefillGatedNormArgs& args, Stream stream) {
-  launch("prefill_gated_norm", gated_norm_kernel,
+  const bool bf16_in = args.z_type == Element::bf16;
+  launch("prefill_gated_norm", bf16_in ? gated_norm_kernel<bf16> : gated_norm_kernel<float>,
          dim3(ceil_div(args.rows * args.heads, 8 * kHeadsPerWarp)), 256, 0, stream, false, args);
 }
 
