@@ -37,8 +37,9 @@ __device__ __forceinline__ float dot_codes(uint32_t x, uint32_t y) {
   return sum;
 }
 
-__device__ __forceinline__ void mma_fp4(float (&d)[4], const uint32_t (&a)[4], uint32_t a_scales,
-                                        const uint32_t (&b)[2], uint32_t b_scales) {
+/// Not inlined: a kernel has hundreds of these.
+__device__ __noinline__ void mma_fp4(float (&d)[4], const uint32_t (&a)[4], uint32_t a_scales,
+                                     const uint32_t (&b)[2], uint32_t b_scales) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int part = 0; part < 8; ++part) {  // k = 8 * part .. + 7
