@@ -30,30 +30,36 @@ run() {
   "$program" "$@" || failed=1
 }
 "$nibble" selftest --device cuda || failed=1
-unpacked=$(mktemp -d)
-trap 'rm -rf "$unpacked"' EXIT
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
 for family in small odd; do
   if [ ! -d "$goldens/text_$family" ] || [ ! -d "$goldens/models/$family" ]; then
     echo "text_$family left out: not in $goldens"
     continue
   fi
-  cp -r "$goldens/models/$family" "$unpacked/$family" && chmod -R u+w "$unpacked/$family"
-  find "$unpacked/$family" -name '*.xz' -exec xz -d {} +
-  run goldens "$goldens/text_$family" "$unpacked/$family"
+  cp -r "$goldens/models/$family" "$work/$family" && chmod -R u+w "$work/$family"
+  find "$work/$family" -name '*.xz' -exec xz -d {} +
+  run goldens "$goldens/text_$family" "$work/$family"
 done
 run text models/demo models/demo/eval/heldout_generated.txt 2e-5
 [ -f "$goldens/heldout.txt" ] && run text models/demo "$goldens/heldout.txt" 4e-4
-# FP8 activations against exact: mean KLD at most 4e-4 on the first text, 1.5e-2 on the second.
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+# Rounded activations against exact, mean KLD: fp8 has limits, nvfp4 is measured.
 "$nibble" quantize models/demo "$work/demo" --recipe nvfp4-mlp-w4a16 --scales max >/dev/null || failed=1
+kld() {  # TEXT ACTIVATIONS LIMIT
+  "$nibble" eval kld "$work/demo" --device cuda --mode documents --no-layers --data "$1" \
+    --activations "$2" --base "$work/base" >"$work/kld" || failed=1
+  grep -E '^model|^text|Mean +KLD|Same top' "$work/kld"
+  awk -v limit="$3" '$1 == "Mean" && $2 == "KLD:" { found = $3 }
+    END { if (found == "" || found > limit) { print "FAIL mean KLD above " limit; exit 1 } }' \
+    "$work/kld" || failed=1
+}
 for text in models/demo/eval/heldout_generated.txt "$goldens/heldout.txt"; do
   [ -f "$text" ] || continue
-  kld() {
-    "$nibble" eval kld "$work/demo" --device cuda --mode documents --data "$text" "$@" || failed=1
-  }
-  kld --save-base "$work/base"
-  kld --base "$work/base" --activations fp8 | grep -E "^model|^text|Mean +KLD|Same top"
+  "$nibble" eval kld "$work/demo" --device cuda --mode documents --no-layers --noise-tokens 0 \
+    --data "$text" --save-base "$work/base" >/dev/null || failed=1
+  case $text in *generated*) limit=4e-4 ;; *) limit=1.5e-2 ;; esac
+  kld "$text" fp8 $limit
+  kld "$text" nvfp4 1
 done
 for config in mid4-seed mid4-fp8-dense; do
   if [ -d "$configs/$config" ]; then run dummy "$configs/$config"; else echo "$config left out"; fi
@@ -75,8 +81,9 @@ if [ -x "$sanitizer" ]; then
     "$sanitizer" --error-exitcode 1 --tool "$@" || failed=1
   }
   check memcheck "$nibble" selftest --device cuda
-  # Not linear: racecheck reports cuBLASLt's own kernels there. The blocks take minutes.
-  check racecheck "$nibble" selftest --device cuda --only rows,head,experts-block,delta-block
+  # racecheck does not follow copies whose end an mbarrier tells (it names cuBLASLt's own kernels):
+  # only the group without them.
+  check racecheck "$nibble" selftest --device cuda --only rows
 else
   echo "compute-sanitizer left out: not found"
 fi
