@@ -5,8 +5,10 @@
 #include "kernels/reference/decode_matrix.h"
 #include "kernels/reference/linear.h"
 #include "selftest/expert_bank.h"
+#include "selftest/fp8_rounding.h"
 #include "selftest/random_data.h"
 #include "selftest/runner.h"
+#include "selftest/steps.h"
 
 #include <algorithm>
 #include <cmath>
@@ -19,31 +21,14 @@ using device::Device;
 using formats::WeightFormat;
 using reference::Sum;
 
-device::StepPlan large_step(int64_t rows) {
-  device::StepPlan plan;
-  plan.num_rows = static_cast<int32_t>(rows);
-  plan.num_sequences = 1;
-  return plan;
-}
-
-float largest(const float* x, int64_t count) {
-  float top = 0;
-  for (int64_t i = 0; i < count; ++i) top = std::max(top, std::abs(x[i]));
-  return top;
-}
-
 /// What kernels/cuda/w4a4.h says a row of k values becomes.
 void round_row(float* row, int64_t k) {
-  const float top = largest(row, k);
-  int exponent = 0;
-  const double mantissa = std::frexp(double{top} / (6.0 * 448.0), &exponent);  // in [0.5, 1)
-  const double row_scale =
-      top == 0 ? 1.0 : std::ldexp(1.0, mantissa == 0.5 ? exponent - 1 : exponent);
+  const float of_row = row_scale(row, k, 6.0 * 448.0);
   for (float* block = row; block != row + k; block += 16) {
-    const double wanted = largest(block, 16) / (6.0 * row_scale);
+    const double wanted = largest_magnitude(block, 16) / (6.0 * of_row);
     const float scale =
         formats::e4m3_to_f32(formats::e4m3_from_f32_saturating(static_cast<float>(wanted))) *
-        static_cast<float>(row_scale);
+        of_row;
     for (int i = 0; i < 16; ++i) {
       const uint8_t code = scale == 0 ? uint8_t{0} : formats::e2m1_from_f32(block[i] / scale);
       block[i] = formats::e2m1_to_f32(code) * scale;
@@ -91,7 +76,7 @@ void check_product(Runner& runner, const ProductCase& c, int64_t m) {
     Buffers buffers(*device);
     const TensorView input = buffers.tensor(DType::bf16, {m, c.k}, x);
     const TensorView out = buffers.tensor(DType::f32, {m, c.n}, before);
-    device->project(large_step(m), input, buffers.pack(weight), out, Accumulate::add);
+    device->project(plan_of(m, 1), input, buffers.pack(weight), out, Accumulate::add);
     const std::vector<float> found = buffers.get(out);
     double worst = 0;
     for (size_t i = 0; i < found.size(); ++i) {
@@ -131,7 +116,7 @@ void check_bank(Runner& runner, const BankCase& c) {
                            " m=" + std::to_string(c.rows);
   for (Device* device : runner.devices()) {
     Buffers buffers(*device);
-    const device::StepPlan plan = large_step(c.rows);
+    const device::StepPlan plan = plan_of(c.rows, 1);
     const TensorView input = buffers.tensor(DType::bf16, {c.rows, c.hidden}, x);
     const TensorView router = buffers.tensor(DType::f32, {c.rows, ExpertBank::kExperts}, logits);
     const TensorView experts = buffers.tensor(DType::i32, {c.rows, kChosen});

@@ -19,13 +19,6 @@ using device::Accumulate;
 using device::Device;
 using formats::WeightFormat;
 
-device::StepPlan plan_of(int64_t rows, int64_t sequences) {
-  device::StepPlan plan;
-  plan.num_rows = static_cast<int32_t>(rows);
-  plan.num_sequences = static_cast<int32_t>(sequences);
-  return plan;
-}
-
 struct ProductCase {
   WeightFormat format;
   int64_t n, k;
@@ -170,7 +163,7 @@ double worst_slot(const std::vector<float>& slots, const std::vector<reference::
   const double of_sum = static_cast<double>(hidden + 8) * 0x1p-23;
   double worst = 0;
   for (size_t first = 0; first < slots.size(); first += static_cast<size_t>(inner)) {
-    const float scale = fp8_row_scale(slots.data() + first, inner);
+    const float scale = row_scale(slots.data() + first, inner, kFp8Largest);
     for (size_t i = first; i < first + static_cast<size_t>(inner); ++i) {
       const double activated = silu(gate[i].value), wanted = activated * up[i].value;
       const double sums = of_sum * (1.1 * gate[i].magnitude * std::abs(up[i].value) +

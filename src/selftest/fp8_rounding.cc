@@ -17,18 +17,23 @@ float round_e4m3(float x) {
 
 }  // namespace
 
-float fp8_row_scale(const float* row, int64_t k) {
-  float top = 0;
-  for (int64_t i = 0; i < k; ++i) top = std::max(top, std::abs(row[i]));
-  if (top == 0.0f) return 1.0f;
+float largest_magnitude(const float* x, int64_t count) {
+  float largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(x[i]));
+  return largest;
+}
+
+float row_scale(const float* row, int64_t k, double top) {
+  const float largest = largest_magnitude(row, k);
+  if (largest == 0.0f) return 1.0f;
   int exponent = 0;
-  const double mantissa = std::frexp(double{top} / 448.0, &exponent);  // in [0.5, 1)
+  const double mantissa = std::frexp(double{largest} / top, &exponent);  // in [0.5, 1)
   return static_cast<float>(std::ldexp(1.0, mantissa == 0.5 ? exponent - 1 : exponent));
 }
 
 std::vector<float> round_fp8_rows(std::vector<float> x, int64_t k) {
   for (size_t first = 0; first < x.size(); first += static_cast<size_t>(k)) {
-    const float scale = fp8_row_scale(x.data() + first, k);
+    const float scale = row_scale(x.data() + first, k, kFp8Largest);
     for (size_t i = first; i < first + static_cast<size_t>(k); ++i) {
       x[i] = round_e4m3(x[i] / scale) * scale;
     }

@@ -1,4 +1,5 @@
-// The rounding of Activations::fp8 in plain words: the oracle of its checks.
+// The rounding of Activations::fp8 in plain words, and the row scales of nvfp4: the oracle of their
+// checks.
 #pragma once
 
 #include "kernels/reference/linear.h"
@@ -9,8 +10,11 @@
 
 namespace nibble::selftest {
 
-/// The smallest power of two with which the row's largest magnitude is at most 448; 1 for zeros.
-float fp8_row_scale(const float* row, int64_t k);
+float largest_magnitude(const float* x, int64_t count);
+
+/// The smallest power of two with which the row's largest magnitude is at most `top`; 1 for zeros.
+float row_scale(const float* row, int64_t k, double top);
+inline constexpr double kFp8Largest = 448.0;
 
 /// Every value as e4m3(x / scale) * scale of its row of k.
 std::vector<float> round_fp8_rows(std::vector<float> x, int64_t k);

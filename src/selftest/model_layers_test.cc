@@ -19,7 +19,7 @@ double moved_by_rounding(const std::vector<float>& x, int64_t k) {
   double worst = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const auto row = i / static_cast<size_t>(k) * static_cast<size_t>(k);
-    const float scale = fp8_row_scale(&x[row], k);
+    const float scale = row_scale(&x[row], k, kFp8Largest);
     worst = std::max(worst, std::abs(double{x[i]} - rounded[i]) / (448.0 * scale));
   }
   return worst;

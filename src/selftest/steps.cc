@@ -59,6 +59,13 @@ int64_t cached_tokens(const StepCase& c) {
   return static_cast<int64_t>(c.sequences.size()) * kPagesPerSequence * device::kPageTokens;
 }
 
+device::StepPlan plan_of(int64_t rows, int64_t sequences) {
+  device::StepPlan plan;
+  plan.num_rows = static_cast<int32_t>(rows);
+  plan.num_sequences = static_cast<int32_t>(sequences);
+  return plan;
+}
+
 device::StepPlan make_plan(const StepCase& c, Buffers& buffers) {
   std::vector<int32_t> row_sequence, pages, positions, tokens, logit_rows;
   const auto sequences = static_cast<int32_t>(c.sequences.size());

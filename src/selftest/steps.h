@@ -24,6 +24,9 @@ std::vector<StepCase> step_cases();
 int32_t rows_of(const StepCase& c);
 int64_t cached_tokens(const StepCase& c);  // tokens of the pools that the plan's pages lie in
 
+/// A plan that only says how large the step is, for operations that ask no more.
+device::StepPlan plan_of(int64_t rows, int64_t sequences);
+
 /// The plan with its buffers in `buffers`. Rotary positions differ by axis; logits of the last row
 /// of every sequence.
 device::StepPlan make_plan(const StepCase& c, Buffers& buffers);

@@ -13,7 +13,6 @@
 namespace nibble::device {
 namespace {
 
-constexpr size_t kDequantizedBytes = size_t{64} << 20;
 /// Rows of the widest fused input projection: qkv, z, b and a of a DeltaNet layer.
 constexpr int64_t kMaxProjectionRows = 12352;
 
@@ -230,7 +229,7 @@ size_t CudaDevice::layout_scratch(const WorkspaceSpec& spec, std::byte* base,
                                           static_cast<int32_t>(spec.value_heads))));
   pieces.take(scratch->expert_outputs, pairs * spec.hidden_size * 4);
   pieces.take(scratch->gemm, static_cast<int64_t>(Gemm::kWorkspaceBytes));
-  pieces.take(scratch->dequantized, static_cast<int64_t>(kDequantizedBytes));
+  pieces.take(scratch->dequantized, kDequantizedBytes);
   pieces.take(scratch->sampling, rows * static_cast<int64_t>(cuda::kGreedyPartialBytes));
   pieces.take(scratch->rope_frequencies, spec.rotary_dim / 2 + 1);
   pieces.take(scratch->forced, pairs);

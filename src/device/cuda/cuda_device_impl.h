@@ -163,6 +163,17 @@ class CudaDevice final : public Device {
     int32_t multiprocessors;
   };
   GemmPlace everywhere() const { return {stream_.get(), 0}; }
+  /// The product of args by cuBLASLt, with W as it lies.
+  static GemmArgs gemm_args(const cuda::LinearArgs& args, const GemmPlace& place);
+  /// Rows of a weight converted at once, two bytes a value, and where their columns of y begin.
+  static constexpr int64_t kDequantizedBytes = int64_t{64} << 20;
+  static int64_t slice_rows(const cuda::Weight& weight) {
+    return kDequantizedBytes / (2 * weight.k) / 16 * 16;
+  }
+  static std::byte* output_column(const cuda::LinearArgs& args, int64_t column) {
+    return static_cast<std::byte*>(args.out) +
+           column * (args.out_type == cuda::Element::bf16 ? 2 : 4);
+  }
   void gemm(const cuda::LinearArgs& args, const GemmPlace& place);
   cuda::LinearArgs linear_args(ConstTensorView x, const PackedLinear& weight, TensorView out,
                                Accumulate accumulate) const;

@@ -11,16 +11,6 @@
 namespace nibble::device {
 namespace {
 
-/// Rows of a weight converted at once: what fits the scratch for converted weights at two bytes.
-int64_t slice_rows(const cuda::Weight& weight) {
-  return std::min(weight.n, (int64_t{64} << 20) / (2 * weight.k) / 16 * 16);
-}
-
-std::byte* output_column(const cuda::LinearArgs& args, int64_t column) {
-  return static_cast<std::byte*>(args.out) +
-         column * (args.out_type == cuda::Element::bf16 ? 2 : 4);
-}
-
 const std::byte* bf16_row(const cuda::Weight& weight, int64_t row) {
   return static_cast<const std::byte*>(weight.data) + 2 * row * weight.k;
 }
@@ -47,19 +37,10 @@ void CudaDevice::round_rows(ConstTensorView x, void* out) {
 /// args.x: not looked at; the rows are in the scratch.
 void CudaDevice::multiply_fp8(const cuda::LinearArgs& args, const GemmPlace& place) {
   const cuda::Weight& w = args.weight;
-  GemmArgs product{.x = scratch_.fp8.rows,
-                   .w = w.data,
-                   .y = args.out,
-                   .y_is_bf16 = args.out_type == cuda::Element::bf16,
-                   .accumulate = args.accumulate,
-                   .alpha = w.scale,
-                   .m = args.m,
-                   .n = w.n,
-                   .k = w.k,
-                   .y_stride = args.out_stride,
-                   .multiprocessors = place.multiprocessors,
-                   .x_scales = scratch_.fp8.row_scales,
-                   .w_scales = scratch_.fp8.ones};
+  GemmArgs product = gemm_args(args, place);
+  product.x = scratch_.fp8.rows;
+  product.x_scales = scratch_.fp8.row_scales;
+  product.w_scales = scratch_.fp8.ones;
   if (w.format == cuda::Format::fp8) {
     gemm_.run(product, scratch_.gemm, place.stream);
     return;

@@ -9,7 +9,7 @@ namespace {
 /// Stored bytes of an NVFP4 matrix packed at once: a lane's raw buffer holds two such slices.
 constexpr int64_t kSliceBytes = int64_t{8} << 20;
 
-int64_t slice_rows(int64_t rows, int64_t k, int64_t step) {
+int64_t upload_rows(int64_t rows, int64_t k, int64_t step) {
   const int64_t wanted = kSliceBytes / (k / 2 + k / 16) / step * step;
   return std::min(rows, std::max(step, wanted));
 }
@@ -56,7 +56,7 @@ void CudaDevice::push_nvfp4_slices(const formats::LinearWeight& weight, std::byt
     lane.push(destination + n * (k / 2), rows_of(weight.weight_scale, 0, n));
     return;
   }
-  const int64_t step = slice_rows(n, k, 16);
+  const int64_t step = upload_rows(n, k, 16);
   for (int64_t first = 0; first < n; first += step) {
     const int64_t count = std::min(step, n - first);
     lane.push(raw, rows_of(weight.weight, first, count));
@@ -97,7 +97,7 @@ void CudaDevice::pack_gate_up(const formats::LinearWeight& gate, const formats::
     lane->push(destination + 2 * n * codes + n * scales, rows_of(up.weight_scale, 0, n));
     return;
   }
-  const int64_t step = slice_rows(n, k, 8);
+  const int64_t step = upload_rows(n, k, 8);
   for (int64_t first = 0; first < n; first += step) {
     const int64_t count = std::min(step, n - first);
     std::byte* at = static_cast<std::byte*>(lane->raw.get());
@@ -115,30 +115,34 @@ void CudaDevice::pack_gate_up(const formats::LinearWeight& gate, const formats::
   }
 }
 
+GemmArgs CudaDevice::gemm_args(const cuda::LinearArgs& args, const GemmPlace& place) {
+  const cuda::Weight& w = args.weight;
+  return {.x = args.x,
+          .w = w.data,
+          .y = args.out,
+          .y_is_bf16 = args.out_type == cuda::Element::bf16,
+          .accumulate = args.accumulate,
+          .alpha = w.scale,
+          .m = args.m,
+          .n = w.n,
+          .k = w.k,
+          .y_stride = args.out_stride,
+          .multiprocessors = place.multiprocessors};
+}
+
 void CudaDevice::gemm(const cuda::LinearArgs& args, const GemmPlace& place) {
   const cuda::Weight& w = args.weight;
-  GemmArgs product{.x = args.x,
-                   .w = w.data,
-                   .y = args.out,
-                   .y_is_bf16 = args.out_type == cuda::Element::bf16,
-                   .accumulate = args.accumulate,
-                   .alpha = w.scale,
-                   .m = args.m,
-                   .n = w.n,
-                   .k = w.k,
-                   .y_stride = args.out_stride,
-                   .multiprocessors = place.multiprocessors};
+  GemmArgs product = gemm_args(args, place);
   if (w.format == cuda::Format::bf16) {
     gemm_.run(product, scratch_.gemm, place.stream);
     return;
   }
   // Decoded to BF16 (exact) in row slices: columns of y.
-  const int64_t step = (int64_t{64} << 20) / (2 * w.k) / 16 * 16;
-  const int64_t y_bytes = product.y_is_bf16 ? 2 : 4;
+  const int64_t step = slice_rows(w);
   for (int64_t first = 0; first < w.n; first += step) {
     product.n = std::min(step, w.n - first);
     product.w = scratch_.dequantized;
-    product.y = static_cast<std::byte*>(args.out) + first * y_bytes;
+    product.y = output_column(args, first);
     cuda::dequantize(w, first, product.n, scratch_.dequantized, place.stream);
     gemm_.run(product, scratch_.gemm, place.stream);
   }

@@ -7,16 +7,6 @@
 namespace nibble::device {
 namespace {
 
-cuda::Bank bank_of(const PackedExperts& experts) {
-  return {.format = cuda_format(experts.format),
-          .data = reinterpret_cast<const uint8_t*>(experts.data),
-          .stride = static_cast<int64_t>(experts.expert_stride_bytes),
-          .scales = experts.tensor_scales,
-          .num_experts = static_cast<int32_t>(experts.num_experts),
-          .n = experts.out_features,
-          .k = experts.in_features};
-}
-
 const int32_t* ids_of(ConstTensorView experts) {
   return experts.empty() ? nullptr : experts.as<int32_t>();
 }
@@ -26,6 +16,16 @@ int32_t slots_of(ConstTensorView experts) {
 }
 
 }  // namespace
+
+cuda::Bank cuda_bank(const PackedExperts& experts) {
+  return {.format = cuda_format(experts.format),
+          .data = reinterpret_cast<const uint8_t*>(experts.data),
+          .stride = static_cast<int64_t>(experts.expert_stride_bytes),
+          .scales = experts.tensor_scales,
+          .num_experts = static_cast<int32_t>(experts.num_experts),
+          .n = experts.out_features,
+          .k = experts.in_features};
+}
 
 void CudaDevice::moe_route(ConstTensorView logits, const int32_t* forced, TensorView experts,
                            TensorView expert_weights) {
@@ -48,7 +48,7 @@ void CudaDevice::moe_gate_up(const StepPlan& plan, ConstTensorView x, const Pack
                              ConstTensorView experts, TensorView out) {
   const bool rounds = rounds_to_fp8(plan) && gate_up.format != WeightFormat::bf16;
   if (rounds) round_rows(x, scratch_.fp8.rows);
-  const cuda::MoeArgs args{.bank = bank_of(gate_up),
+  const cuda::MoeArgs args{.bank = cuda_bank(gate_up),
                            .experts = ids_of(experts),
                            .table = table_of(experts),
                            .x = rounds ? scratch_.fp8.rows : x.data(),
@@ -94,7 +94,7 @@ void CudaDevice::moe_down_combine(const StepPlan& plan, ConstTensorView slots,
                                   const PackedExperts& down, ConstTensorView experts,
                                   ConstTensorView expert_weights, TensorView out) {
   // The routing table is the one that moe_gate_up made of the same routing just before.
-  const cuda::MoeArgs args{.bank = bank_of(down),
+  const cuda::MoeArgs args{.bank = cuda_bank(down),
                            .experts = ids_of(experts),
                            .table = table_of(experts),
                            .x = slots.data(),
@@ -109,8 +109,7 @@ void CudaDevice::moe_down_combine(const StepPlan& plan, ConstTensorView slots,
   } else {
     multiply_down(args);
   }
-  cuda::moe_combine({.y = scratch_.expert_outputs,
-                     .y_type = cuda::Element::f32,
+  cuda::moe_combine({.y = reinterpret_cast<const float*>(scratch_.expert_outputs),
                      .weights = experts.empty() ? nullptr : expert_weights.as<float>(),
                      .out = out.as<float>(),
                      .rows = out.rows(),

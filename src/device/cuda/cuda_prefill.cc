@@ -29,16 +29,6 @@ bool are_one_matrix(const PackedLinear& first, const PackedLinear& second) {
 
 }  // namespace
 
-cuda::Bank cuda_bank(const PackedExperts& experts) {
-  return {.format = cuda_format(experts.format),
-          .data = reinterpret_cast<const uint8_t*>(experts.data),
-          .stride = static_cast<int64_t>(experts.expert_stride_bytes),
-          .scales = experts.tensor_scales,
-          .num_experts = static_cast<int32_t>(experts.num_experts),
-          .n = experts.out_features,
-          .k = experts.in_features};
-}
-
 bool CudaDevice::is_prefill(const StepPlan& plan) const {
   return has_wgmma() && arithmetic() == Arithmetic::exact && plan.observer == nullptr &&
          plan.num_rows > plan.num_sequences;

@@ -299,4 +299,20 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1,
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// 16 rows (g: low, g + 8: high) of 16 E4M3 bytes a lane times x in F16, two registers a word of
+/// four bytes; even and odd words in two chains.
+__device__ __forceinline__ void multiply_fp8(const uint4& low, const uint4& high, const uint4* x,
+                                             float (&acc)[2][4]) {
+  const uint32_t* low_words = &low.x;
+  const uint32_t* high_words = &high.x;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    uint32_t a0, a1, a2, a3;
+    decode_fp8x4_f16(low_words[w], a0, a2);
+    decode_fp8x4_f16(high_words[w], a1, a3);
+    const uint32_t* column = &x[w / 2].x + w % 2 * 2;
+    mma_f16(acc[w % 2], a0, a1, a2, a3, column[0], column[1]);
+  }
+}
+
 }  // namespace nibble::cuda

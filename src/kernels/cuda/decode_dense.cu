@@ -165,16 +165,7 @@ __global__ void __maxnreg__(56) in_proj_kernel(const __grid_constant__ InProjArg
       const uint4 low = *reinterpret_cast<const uint4*>(from + j * 64);
       const uint4 high = *reinterpret_cast<const uint4*>(from + 8 * kRowStride + j * 64);
       if (kHasFp8 && place.bytes == kItemRowBytes) {
-        const uint32_t* low_words = &low.x;
-        const uint32_t* high_words = &high.x;
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          uint32_t a0, a1, a2, a3;
-          decode_fp8x4_f16(low_words[w], a0, a2);
-          decode_fp8x4_f16(high_words[w], a1, a3);
-          const uint32_t* column = &b[2 * j + w / 2].x + w % 2 * 2;
-          mma_f16(acc[w % 2], a0, a1, a2, a3, column[0], column[1]);
-        }
+        multiply_fp8(low, high, b + 2 * j, acc);
       } else {
         uint4 column = kHasFp8 ? zero : item.half == 0 ? b[j] : b[2 + j];
         if (kHasFp8 && g == 0) {

@@ -100,16 +100,7 @@ __device__ __forceinline__ void multiply(const uint8_t* rows, const uint4 (&b)[8
       mma_bf16(acc[0], low.x, high.x, low.y, high.y, b[i].x, b[i].y);
       mma_bf16(acc[1], low.z, high.z, low.w, high.w, b[i].z, b[i].w);
     } else {
-      const uint32_t* low_words = &low.x;
-      const uint32_t* high_words = &high.x;
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        uint32_t a0, a1, a2, a3;
-        decode_fp8x4_f16(low_words[w], a0, a2);
-        decode_fp8x4_f16(high_words[w], a1, a3);
-        const uint32_t* x = &b[2 * i + w / 2].x + w % 2 * 2;
-        mma_f16(acc[w % 2], a0, a1, a2, a3, x[0], x[1]);
-      }
+      multiply_fp8(low, high, b + 2 * i, acc);
     }
   }
 }

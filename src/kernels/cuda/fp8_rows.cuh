@@ -8,13 +8,17 @@
 
 namespace nibble::cuda {
 
-/// 1 for a row of zeros.
-__device__ __forceinline__ float fp8_scale(float top) {
-  constexpr uint32_t kMantissa = 0x7fffff, kOf448 = 0x600000;  // 448 = 1.75 * 2^8
-  const uint32_t bits = __float_as_uint(top);
+/// The smallest power of two with top <= limit times it; 1 for 0.
+__device__ __forceinline__ float power_scale(float top, float limit) {
+  constexpr uint32_t kMantissa = 0x7fffff;
+  const uint32_t bits = __float_as_uint(top), of_limit = __float_as_uint(limit);
   if (bits == 0) return 1.0f;
-  const int exponent = int(bits >> 23) - 8 + ((bits & kMantissa) > kOf448 ? 1 : 0);
+  const int exponent = int(bits >> 23) - int(of_limit >> 23) + 127 +
+                       ((bits & kMantissa) > (of_limit & kMantissa) ? 1 : 0);
   return __uint_as_float(uint32_t(max(exponent, 1)) << 23);
+}
+__device__ __forceinline__ float fp8_scale(float top) {
+  return power_scale(top, 448.0f);
 }
 /// 1 / scale, exact.
 __device__ __forceinline__ float fp8_inverse(float scale) {

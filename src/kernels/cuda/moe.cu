@@ -149,16 +149,15 @@ __global__ void __launch_bounds__(kThreads) down_generic_kernel(MoeArgs args) {
 }
 
 /// Thread = one column of one row.
-template <typename Y>
 __global__ void __launch_bounds__(kThreads) combine_kernel(CombineArgs args) {
   const int64_t row = blockIdx.x, i = blockIdx.y * int64_t{kThreads} + threadIdx.x;
   if (i >= args.n) return;
-  const Y* y = static_cast<const Y*>(args.y) + row * args.slots * args.n + i;
+  const float* y = args.y + row * args.slots * args.n + i;
   float sum = 0;
 #pragma unroll 9
   for (int slot = 0; slot < args.slots; ++slot) {
     const float weight = args.weights == nullptr ? 1.0f : args.weights[row * args.slots + slot];
-    sum += weight * to_float(y[slot * args.n]);
+    sum += weight * y[slot * args.n];
   }
   args.out[row * args.n + i] = sum;
 }
@@ -322,9 +321,8 @@ void moe_down_units(const MoeArgs& args, Stream stream) {
 }
 
 void moe_combine(const CombineArgs& args, Stream stream) {
-  auto* kernel = args.y_type == Element::bf16 ? combine_kernel<bf16> : combine_kernel<float>;
-  launch("moe_combine", kernel, dim3(unsigned(args.rows), ceil_div(args.n, kThreads)), kThreads, 0,
-         stream, false, args);
+  launch("moe_combine", combine_kernel, dim3(unsigned(args.rows), ceil_div(args.n, kThreads)),
+         kThreads, 0, stream, false, args);
 }
 
 }  // namespace nibble::cuda

@@ -72,8 +72,7 @@ void moe_down_units(const MoeArgs& args, Stream stream);
 
 /// out[row] = sum over slots in order of weight * y[pair]; weights null: 1.
 struct CombineArgs {
-  const void* y;
-  Element y_type;
+  const float* y;
   const float* weights;
   float* out;
   int64_t rows, n;

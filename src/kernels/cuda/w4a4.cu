@@ -6,6 +6,7 @@
 // neighbours swap one word, which leaves the four blocks of 64 k in the order 0, 2, 1, 3, and the
 // bits of eight codes are collected from the unit's spread word in the order of kNibbleCode.
 // Activation rows are stored in that order.
+#include "kernels/cuda/fp8_rows.cuh"
 #include "kernels/cuda/mma_fp4.cuh"
 #include "kernels/cuda/w4a4.h"
 
@@ -23,15 +24,6 @@ __device__ __forceinline__ int block_place(int block) {
 }
 
 // ---------------------------------------------------------------- rows
-
-/// Smallest power of two p with amax <= top * p; 1 for 0.
-__device__ __forceinline__ float power_above(float amax, float top) {
-  if (amax == 0) return 1.0f;
-  const float ratio = amax / top;
-  const uint32_t bits = __float_as_uint(ratio);
-  const uint32_t up = (bits & 0x7FFFFF) == 0 ? bits : (bits & 0x7F800000u) + 0x800000u;
-  return __uint_as_float(up < 0x800000u ? 0x800000u : up);
-}
 
 /// A block of 16 values: its scale and codes (code i in bits 4 i).
 struct Block {
@@ -78,7 +70,7 @@ __device__ __forceinline__ void round_row(const bf16* x, int64_t k, const Store&
 #pragma unroll
     for (float v : block) amax = fmaxf(amax, fabsf(v));
   }
-  const float row_scale = power_above(warp_max(amax), 6.0f * 448.0f);
+  const float row_scale = power_scale(warp_max(amax), 6.0f * 448.0f);
   for (int64_t b = lane; b < k / 16; b += 32) {
     load_block(x + b * 16, block);
     store(b, round_block(block, row_scale), row_scale);
@@ -311,10 +303,6 @@ void launch_experts(const char* name, const MoeArgs& args, const Fp4Rows& x, int
 }
 
 }  // namespace
-
-size_t fp4_rows_bytes(int64_t rows, int64_t k) {
-  return static_cast<size_t>(rows * (k / 2 + k / 16) + (rows + 3) / 4 * 16);
-}
 
 Fp4Rows fp4_rows_at(void* base, int64_t rows, int64_t k) {
   auto* codes = static_cast<uint8_t*>(base);

@@ -17,8 +17,7 @@ struct Fp4Rows {
   uint8_t* scales;  // [rows][k / 16]
   float* row_scales;
 };
-/// Bytes of `rows` rows, and the three arrays in them; 16-byte aligned.
-size_t fp4_rows_bytes(int64_t rows, int64_t k);
+/// The three arrays behind each other from `base` on, 16-byte aligned: less than a byte a value.
 Fp4Rows fp4_rows_at(void* base, int64_t rows, int64_t k);
 
 /// x: bf16 [rows][k], k % 64 == 0.
